@@ -1,0 +1,71 @@
+"""A small pool of psycopg connections.
+
+`psycopg_pool` keeps connections up with background tasks, opens them one after another, and waits a second before it
+replaces one that was found broken. A client that has to be cheap to open, to fail within two seconds, and to work again
+at once when the network does, is better served by less: connections are opened by whoever needs one, and a broken one
+is forgotten.
+"""
+
+import asyncio
+import contextlib
+import select
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+__all__ = ["Connection", "Connections"]
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+class Connections:
+    """At most *size* connections to the database at *url*, in autocommit mode."""
+
+    def __init__(self, url: str, size: int = 4) -> None:
+        self._url = url
+        self._slots = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncIterator[Connection]:
+        """A connection for the body's use alone."""
+        async with self._slots:
+            connection = self._take() or await self._open()
+            try:
+                yield connection
+            finally:
+                # psycopg asks the server to stop a cancelled statement, and reads its answer: most connections survive.
+                if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                    self._idle.append(connection)
+                else:
+                    connection.pgconn.finish()
+
+    @contextlib.asynccontextmanager
+    async def extra(self) -> AsyncIterator[Connection]:
+        """A connection beside the pool, for a body that lasts."""
+        connection = await self._open()
+        try:
+            yield connection
+        finally:
+            connection.pgconn.finish()
+
+    async def close(self) -> None:
+        """Close the idle connections; those in use are closed by whoever ends their use."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _open(self) -> Connection:
+        return await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+
+    def _take(self) -> Connection | None:
+        """The idle connection that was used last. One whose socket has something to say was cut meanwhile."""
+        while self._idle:
+            connection = self._idle.pop()
+            poll = select.poll()
+            poll.register(connection.pgconn.socket, select.POLLIN)
+            if not poll.poll(0):
+                return connection
+            connection.pgconn.finish()
+        return None

@@ -1,0 +1,1 @@
+"""SQLite through aiosqlite: an embedded store in one file, with no server to run."""

@@ -1,0 +1,524 @@
+"""`python -m omnitck`: certify a provider, read the rules, check the kit itself.
+
+Exit status: 0 conformant (known deviations included), 1 a rule failed, 2 bad usage or input, 3 inconclusive, 4 the kit's own
+selftest failed, 5 nothing ran.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import sys
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
+
+from omnitck import __version__
+from omnitck.kit.contract import PROFILES, Contract, Policy, Rule, known_capabilities, rules_of
+from omnitck.kit.text import UsageError, describe, suggest
+from omnitck.loader import BUILT_IN, Recipe, find, registered
+from omnitck.report.certificate import Certificate
+from omnitck.report.terminal import Printer, Progress, standard_output, summarize
+
+__all__ = ["main"]
+
+CERTIFICATE = "omnitck-certificate.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line *arguments*, and return the exit status."""
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options))
+    except UsageError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        Printer(sys.stderr).line("omnitck: interrupted")
+        return 130
+
+
+def _complain(sentence: str) -> int:
+    Printer(sys.stderr).line(f"omnitck: error: {sentence}")
+    return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="omnitck", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"omnitck {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_certify(commands)
+
+    listing = commands.add_parser("list", help="contracts, policies, capabilities and rules")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=_list)
+
+    explain = commands.add_parser("explain", help="one rule: its sentence, why, and the defects that break it")
+    explain.add_argument("rule", metavar="RULE", help="the id of a rule, such as KV-03")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.set_defaults(run=_explain)
+
+    spec = commands.add_parser("spec", help="the specification of contracts and policies, as Markdown")
+    spec.add_argument("contracts", metavar="CONTRACT", nargs="*", help="all, if none is named")
+    where = spec.add_mutually_exclusive_group()
+    where.add_argument("--output", metavar="FILE", help="write there")
+    where.add_argument("--check", metavar="FILE", help="exit with 1 if FILE is not what would be written")
+    spec.set_defaults(run=_spec)
+
+    selftest = commands.add_parser("selftest", help="prove the kit with its own defective providers")
+    selftest.add_argument("-c", "--contract", action="append", default=[], metavar="NAME", help="only this one; repeatable")
+    selftest.add_argument("--jobs", type=_at_least_1, default=0, metavar="N", help="suites at a time (as many as processors)")
+    selftest.add_argument("--json", action="store_true", help="print JSON")
+    selftest.set_defaults(run=_selftest)
+    return parser
+
+
+def _add_certify(commands: Any) -> None:
+    certify = commands.add_parser(
+        "certify",
+        help="run the rules against a provider",
+        description="Run every rule of a contract, and of the policies composed with it, against a provider.",
+    )
+    certify.add_argument(
+        "targets",
+        metavar="TARGET",
+        nargs="*",
+        help="package.module:name of a coroutine function that returns the provider, or of a suite; "
+        "without one, the suites of the configuration",
+    )
+    names = {"action": "append", "default": [], "metavar": "NAME"}
+    certify.add_argument("--contract", **names, help="the contract to certify for; a policy may follow a comma or a +")
+    certify.add_argument("--policy", **names, help="a policy to compose with it; repeatable")
+    certify.add_argument("-c", "--capability", **names, help="a capability that the provider promises; repeatable, or a list")
+    certify.add_argument("--profile", metavar="NAME", help=f"a named set of capabilities: {' or '.join(PROFILES)}")
+    certify.add_argument("-r", "--rule", **{**names, "metavar": "ID"}, help="only this rule; KV-0* stands for several")
+    certify.add_argument("--jobs", type=_at_least_1, metavar="N", help="rules at a time (1)")
+    certify.add_argument("--seed", type=int, metavar="N", help="of everything random (0)")
+    certify.add_argument("--deadline", type=_above_0, metavar="S", help="seconds for a rule, in place of each rule's own")
+    certify.add_argument("--patience", type=_above_0, metavar="X", help="multiplies every deadline (1)")
+    certify.add_argument("--grace", type=_above_0, metavar="S", help="seconds beyond it before a rule is ended from outside (10)")
+    certify.add_argument(
+        "--isolate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run each suite in a child process, which a provider may hang or end (yes)",
+    )
+    certify.add_argument("--json", metavar="FILE", help="write the report there too, whatever was selected")
+    certify.add_argument("--output", metavar="FILE", help=f"the certificate's file ({CERTIFICATE}; none with --rule)")
+    certify.add_argument("--config", metavar="FILE", help="TOML with [tool.omnitck] (pyproject.toml of this directory)")
+    volume = certify.add_mutually_exclusive_group()
+    volume.add_argument("-v", "--verbose", action="store_true", help="a line for each rule")
+    volume.add_argument("-q", "--quiet", action="store_true", help="only failures and the verdict")
+    certify.set_defaults(run=_certify)
+
+
+def _at_least_1(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return number
+
+
+def _above_0(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return number
+
+
+_at_least_1.__name__ = "whole number"  # argparse names a type by this.
+_above_0.__name__ = "number"
+
+
+# certify
+
+
+def _certify(options: argparse.Namespace) -> int:
+    from omnitck import runner
+
+    config = _configuration(options.config, needed=not options.targets)
+    recipes = _recipes(options, config)
+    settings = runner.Settings(
+        jobs=_setting("jobs", options.jobs, config, _at_least_1, 1),
+        seed=_setting("seed", options.seed, config, int, 0),
+        rules=tuple(options.rule),
+        grace=_setting("grace", options.grace, config, _above_0, 10.0),
+        isolate=options.isolate,
+    )
+    sources = recipes if options.isolate else [each.build() for each in recipes]
+    output = standard_output()
+    progress = Progress(output, verbosity=2 if options.verbose else 0 if options.quiet else 1)
+    try:
+        certificate = runner.certify(sources, settings, progress)
+    finally:
+        progress.end()
+    summarize(certificate, output, brief=options.quiet)
+    return _write(certificate, options, config, output)
+
+
+def _write(certificate: Certificate, options: argparse.Namespace, config: "_Configuration", output: Printer) -> int:
+    """Write the files; a report that cannot be written goes to the terminal, so that the run is not lost."""
+    file = options.output or config.values.get("output") or (None if certificate.selection else CERTIFICATE)
+    status, lost = certificate.exit_status, False
+    for path, title in ((file, "certificate"), (options.json or config.values.get("json"), "report")):
+        if not path:
+            continue
+        try:
+            certificate.write(path)
+        except OSError as error:
+            lost, status = True, _complain(f"the {title} cannot be written to {path!r}: {error.strerror or error}.")
+        else:
+            if not options.quiet:
+                output.line(f"{title}: {path}")
+    if lost:
+        output.raw(certificate.as_json())
+    return status
+
+
+def _recipes(options: argparse.Namespace, config: "_Configuration") -> list[Recipe]:
+    """The suites to run: the targets given, or else those of the configuration."""
+    common = {
+        "patience": _setting("patience", options.patience, config, _above_0, None),
+        "deadline": _setting("deadline", options.deadline, config, _above_0, None),
+        "profile": options.profile,
+        "capabilities": sorted(set(_split(options.capability))) or None,
+    }
+    common = {key: value for key, value in common.items() if value is not None}
+    if options.targets:
+        contracts = _contracts(_split(options.contract), _split(options.policy))
+        return [Recipe(each, contracts, common) for each in options.targets]
+
+    return [
+        Recipe(each.target, _contracts(each.contract, each.policies), {**each.declarations, **common}) for each in config.suites
+    ]
+
+
+def _split(texts: Iterable[str]) -> list[str]:
+    return [each.strip() for text in texts for each in text.replace("+", ",").split(",") if each.strip()]
+
+
+def _contracts(contracts: Sequence[str], policies: Sequence[str]) -> tuple[str, ...]:
+    for name in (*contracts, *policies):
+        contract = find(name)
+        if name in policies and not issubclass(contract, Policy):
+            raise UsageError(f"{name} is a contract, not a policy: name it with --contract.")
+    return tuple(dict.fromkeys((*contracts, *policies)))
+
+
+# Configuration
+
+
+@dataclass(frozen=True)
+class _Suite:
+    """One entry of `suites`."""
+
+    target: str
+    contract: list[str]
+    policies: list[str]
+    declarations: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Configuration:
+    """What `[tool.omnitck]` says."""
+
+    values: Mapping[str, Any]
+    suites: tuple[_Suite, ...]
+
+
+_KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "suites": ((list,), "a list of tables"),
+    "jobs": ((int,), "a whole number"),
+    "seed": ((int,), "a whole number"),
+    "patience": ((int, float), "a number"),
+    "deadline": ((int, float), "a number of seconds"),
+    "grace": ((int, float), "a number of seconds"),
+    "json": ((str,), "a file's name"),
+    "output": ((str,), "a file's name"),
+}
+_SUITE_KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "target": ((str,), 'a string, such as "package.module:name"'),
+    "contract": ((str,), "the name of a contract"),
+    "policies": ((list,), "a list of names"),
+    "capabilities": ((list,), "a list of names"),
+    "profile": ((str,), "the name of a profile"),
+    "known_deviations": ((dict,), "a table of rule ids and reasons"),
+}
+
+
+def _configuration(path: str | None, *, needed: bool) -> _Configuration:
+    """Read the configuration. Without targets it has to name suites."""
+    file = path or "pyproject.toml"
+    if not path and not os.path.exists(file):
+        if needed:
+            raise UsageError("nothing to certify: give a TARGET, or name suites under [tool.omnitck] in pyproject.toml.")
+
+        return _Configuration({}, ())
+
+    try:
+        with open(file, "rb") as source:
+            document = tomllib.load(source)
+    except OSError as error:
+        raise UsageError(f"configuration {file!r} cannot be read: {error.strerror or error}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"configuration {file!r} is no TOML: {error}.") from None
+
+    tool = document.get("tool", {})
+    values = tool.get("omnitck", {}) if isinstance(tool, dict) else tool
+    if not isinstance(values, dict):
+        raise UsageError(f"configuration {file!r}: tool.omnitck is {describe(values)}, not a table.")
+
+    _check_keys(values, _KEYS, f"configuration {file!r}: tool.omnitck")
+    suites = tuple(_suite(each, f"configuration {file!r}: suites[{n}]") for n, each in enumerate(values.get("suites", ())))
+    if needed and not suites:
+        raise UsageError(f"nothing to certify: configuration {file!r} names no suites under [tool.omnitck]; or give a TARGET.")
+
+    return _Configuration(values, suites)
+
+
+def _suite(entry: object, where: str) -> _Suite:
+    if not isinstance(entry, dict):
+        raise UsageError(f"{where} is {describe(entry)}, not a table with a target.")
+
+    _check_keys(entry, _SUITE_KEYS, where)
+    if "target" not in entry:
+        raise UsageError(f"{where} has no target: give package.module:name.")
+
+    declarations = {key: entry[key] for key in ("capabilities", "profile", "known_deviations") if key in entry}
+    return _Suite(entry["target"], _split([entry.get("contract", "")]), entry.get("policies", []), declarations)
+
+
+def _check_keys(values: Mapping[str, Any], known: Mapping[str, tuple[tuple[type, ...], str]], where: str) -> None:
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"{where} has an unknown key {key!r}; {suggest(key, known)}")
+
+        kinds, words = known[key]
+        good = isinstance(value, kinds) and not isinstance(value, bool)
+        if good and key in ("policies", "capabilities"):
+            good = all(isinstance(each, str) for each in value)
+        if not good:
+            raise UsageError(f"{where}.{key} is {describe(value)}, not {words}.")
+
+
+def _setting(key: str, flag: Any, config: _Configuration, convert: Callable[[str], Any], default: Any) -> Any:
+    """The value of a flag, or else of the environment, or else of the configuration."""
+    if flag is not None:
+        return flag
+
+    variable = f"OMNITCK_{key.upper()}"
+    given = {variable: os.environ.get(variable), f"tool.omnitck.{key} of the configuration": config.values.get(key)}
+    for source, value in given.items():
+        if value not in (None, ""):
+            try:
+                return convert(str(value))
+            except argparse.ArgumentTypeError as error:
+                raise UsageError(f"{source}: {error}.") from None
+            except ValueError:
+                raise UsageError(f"{source} is {value!r}: give a {convert.__name__.replace('int', 'whole number')}.") from None
+    return default
+
+
+# list, explain, spec
+
+
+def _list(options: argparse.Namespace) -> int:
+    known = registered()
+    output = standard_output()
+    contracts = [each.contract for each in known if each.contract is not None]
+    if options.json:
+        output.raw(json.dumps({"contracts": [_listed(each) for each in contracts]}, indent=2) + "\n")
+    else:
+        for contract in contracts:
+            output.line(f"{contract.name} {contract.version} ({_kind(contract)}): {_first_sentence(contract)}")
+            if not issubclass(contract, Policy):
+                output.line(f"  capabilities: {', '.join(sorted(known_capabilities(contract)))}")
+            for each in rules_of(contract):
+                output.line(f"  {each.id_in(contract.prefix):12} [{each.level_in(contract)}] {each.statement}")
+            output.line()
+    for broken in known:
+        if broken.contract is None:
+            Printer(sys.stderr).line(f"omnitck: {broken.problem}")
+    return 0
+
+
+def _listed(contract: type[Contract]) -> dict[str, Any]:
+    return {
+        "name": contract.name,
+        "kind": _kind(contract),
+        "version": contract.version,
+        "capabilities": [] if issubclass(contract, Policy) else sorted(known_capabilities(contract)),
+        "rules": [
+            {"id": each.id_in(contract.prefix), "level": each.level_in(contract), "statement": each.statement}
+            for each in rules_of(contract)
+        ],
+    }
+
+
+def _kind(contract: type[Contract]) -> str:
+    return "policy" if issubclass(contract, Policy) else "contract"
+
+
+def _first_sentence(contract: type) -> str:
+    return " ".join((inspect.getdoc(contract) or "").partition("\n\n")[0].split())
+
+
+def _explain(options: argparse.Namespace) -> int:
+    known = {
+        each.id_in(found.contract.prefix): (found.contract, each)
+        for found in registered()
+        if found.contract is not None
+        for each in rules_of(found.contract)
+    }
+    id = options.rule.upper()
+    if id not in known:
+        raise UsageError(f"unknown rule {options.rule!r}; {suggest(id, known)}")
+
+    contract, rule = known[id]
+    defects = _defects_against(id)
+    output = standard_output()
+    if options.json:
+        document = {
+            "id": id,
+            "contract": contract.name,
+            "level": rule.level_in(contract),
+            "statement": rule.statement,
+            "rationale": rule.rationale,
+            "deadline": rule.deadline,
+            "defects": [{"name": name, "story": story} for name, story in defects],
+        }
+        output.raw(json.dumps(document, indent=2) + "\n")
+        return 0
+
+    output.line(f"{id} [{rule.level_in(contract)}] {rule.statement}")
+    output.line(f"  {_kind(contract)} {contract.name} {contract.version}")
+    if rule.rationale:
+        output.line()
+        output.line(textwrap.indent(rule.rationale, "  "))
+    if defects:
+        output.line()
+        output.line("  Broken by:")
+        for name, story in defects:
+            output.line(f"    {name}: {story}")
+    return 0
+
+
+def _defects_against(id: str) -> list[tuple[str, str]]:
+    """Name and story of each defect that breaks the rule."""
+    from omnitck.defects import defects_of
+
+    return [(each.name, each.story) for name in BUILT_IN for each in defects_of(name) if id in each.rules]
+
+
+def _spec(options: argparse.Namespace) -> int:
+    names = options.contracts or [each.name for each in registered() if each.contract is not None]
+    text = "\n".join(line.rstrip() for name in names for line in _specification(find(name)))
+    output = standard_output()
+    if options.check:
+        return _check_spec(options.check, text, output)
+    if not options.output:
+        output.raw(text)
+        return 0
+
+    try:
+        with open(options.output, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        output.raw(text)
+        return _complain(f"the specification cannot be written to {options.output!r}: {error.strerror or error}.")
+    return 0
+
+
+def _check_spec(path: str, text: str, output: Printer) -> int:
+    try:
+        with open(path, encoding="utf-8") as file:
+            current = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path!r} cannot be read: {error}.") from None
+    if current == text:
+        return 0
+
+    output.line(f"{path} differs from the rules: write it anew with `omnitck spec --output {path}`.")
+    return 1
+
+
+def _specification(contract: type[Contract]) -> Iterator[str]:
+    """The contract as Markdown, line by line."""
+    yield f"# {contract.name} {contract.version}"
+    yield ""
+    yield inspect.getdoc(contract) or ""
+    yield ""
+    for capability, protocol in contract.protocols.items():
+        yield f"## Capability `{capability}`" if capability else "## Protocol"
+        yield ""
+        yield "```python"
+        yield inspect.getsource(protocol).rstrip()
+        yield "```"
+        yield ""
+    if not issubclass(contract, Policy):
+        yield "## Capabilities"
+        yield ""
+        for name in sorted(contract.own_capabilities):
+            yield f"- `{name}`"
+        for name in sorted(PROFILES["production"]):
+            yield f"- `{name}` (profile `production`)"
+        yield ""
+    yield "## Hooks"
+    yield ""
+    for hook in ("make_provider", "unreachable_provider", "backend_address", "advance"):
+        yield f"- `{hook}`: {' '.join((inspect.getdoc(getattr(Contract, hook)) or '').split())}"
+    yield ""
+    yield "## Rules"
+    yield ""
+    for rule in rules_of(contract):
+        yield from _rule_as_markdown(rule, contract)
+
+
+def _rule_as_markdown(rule: Rule, contract: type[Contract]) -> Iterator[str]:
+    id = rule.id_in(contract.prefix)
+    yield f"### {id} ({rule.level_in(contract)})"
+    yield ""
+    yield rule.statement
+    yield ""
+    if rule.rationale:
+        yield rule.rationale
+        yield ""
+    defects = _defects_against(id)
+    if defects:
+        yield "Defects that break it:"
+        yield ""
+        for name, story in defects:
+            yield f"- `{name}`: {story}"
+        yield ""
+
+
+# selftest
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from omnitck.selftest import selftest
+
+    contracts = _split(options.contract)
+    for each in contracts:
+        find(each)
+    output = standard_output()
+    report = selftest(contracts, jobs=options.jobs, progress=None if options.json else output.line)
+    if options.json:
+        output.raw(json.dumps(asdict(report), indent=2) + "\n")
+    else:
+        output.line(f"{report.rules} rules, {report.defects} defects, {report.caught} caught")
+        for title, entries in (
+            ("rule without a defect", report.rules_without_defect),
+            ("defect not caught", report.defects_not_caught),
+            ("reference failure", report.reference_failures),
+        ):
+            for entry in entries:
+                output.line(f"{title}: {entry}")
+        output.line("selftest passed" if report.ok else "selftest FAILED")
+    return 0 if report.ok else 4

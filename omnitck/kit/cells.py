@@ -1,0 +1,89 @@
+"""The neutral view of a data-holding contract: a set of named cells, each holding a token.
+
+The common rules and every policy are written once against it. `operations` lists *every* public operation bound to a name, so
+that a new capability is attacked by tenancy and cancellation rules on the day that its operation is listed.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Cells", "Operation"]
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One public operation of a contract, bound to a name."""
+
+    name: str
+    """Unique within the contract; the canonical name in telemetry."""
+    call: Callable[[Any, str, str], Awaitable[object]]
+    """`call(provider, name, token)`: an operation that writes stores *token*."""
+    method: str
+    """The method of the protocol that it calls."""
+    capability: str | None = None
+    """The capability that brings it; None for the core."""
+    argument: str | None = None
+    """The optional parameter of *method* that the capability brings, if it brings no method."""
+    writes: bool = False
+    needs_legal_name: bool = True
+    """Whether an illegal name is refused; a listing takes any text as a prefix."""
+
+
+class Cells(Generic[P]):
+    """Five verbs that every data-holding contract supplies."""
+
+    operations: tuple[Operation, ...] = ()
+    """Every public operation."""
+    refusals: tuple[Operation, ...] = ()
+    """Calls on a cell that holds a token, which the contract refuses: the natural failures."""
+
+    async def write(self, provider: P, name: str, token: str) -> None:
+        """Make the cell *name* hold *token*."""
+        raise NotImplementedError
+
+    async def read(self, provider: P, name: str) -> str | None:
+        """The token in the cell, None if it is absent, whatever the contract's own way of saying so."""
+        raise NotImplementedError
+
+    async def erase(self, provider: P, name: str) -> None:
+        """Make the cell absent."""
+        raise NotImplementedError
+
+    async def names(self, provider: P, prefix: str) -> list[str]:
+        """The names of the cells that begin with *prefix*; only where `enumerates` is declared."""
+        raise NotImplementedError
+
+    async def state(self, provider: P, name: str, declared: frozenset[str]) -> tuple[object, ...]:
+        """All that can be known of the cell: its token, and where *declared* its version, its expiry."""
+        return (await self.read(provider, name),)
+
+    async def alias(self, provider: P, name: str, token: str) -> str | None:
+        """Write *token*, change every mutable argument and result on the way; what then changed in the cell, or None."""
+        raise NotImplementedError
+
+    async def create(self, provider: P, name: str, token: str) -> None:
+        """Make the cell hold *token* only if it is absent; else raise `ConflictError`."""
+        raise NotImplementedError
+
+    async def handles(self, provider: P, name: str) -> list[str]:
+        """The versions, cursors and ids that the provider gives out for the cell."""
+        raise NotImplementedError
+
+    async def replay(self, provider: P, name: str, handle: str, token: str) -> None:
+        """Use *handle*, however it was come by, to write *token* to the cell."""
+        raise NotImplementedError
+
+    async def erase_many(self, provider: P, names: list[str]) -> None:
+        """Make all these cells absent in one operation."""
+        raise NotImplementedError
+
+    def watch(self, provider: P, prefix: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
+        """What happens to the cells whose names begin with *prefix*."""
+        raise NotImplementedError
+
+    enumerates: str | None = None
+    """The capability that brings `names`; None if the contract cannot enumerate."""

@@ -1,0 +1,493 @@
+"""Contracts, policies and their rules.
+
+A contract is a mixin of rules for `unittest.IsolatedAsyncioTestCase`. A class that mixes one contract, any number of policies
+and a TestCase is a suite. Everything that is wrong with a suite is said when its class is created, so that a typing error never
+turns into a skipped rule.
+"""
+
+import functools
+import inspect
+import os
+import time
+import unittest
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import anyio
+
+from omnitck.kit import session
+from omnitck.kit.cells import Cells, Operation
+from omnitck.kit.outcomes import Violation
+from omnitck.kit.text import UsageError, describe, describe_error, suggest
+from omnitck.shared.exceptions import UnavailableError
+from omnitck.shared.models import Limits
+
+__all__ = ["HOOKS", "PROFILES", "Audit", "Contract", "Policy", "Rule", "audit", "rule", "rules_of"]
+
+PROFILES: Mapping[str, frozenset[str]] = {
+    "core": frozenset(),
+    "production": frozenset({"lifecycle", "validation", "shared", "availability", "limits"}),
+}
+"""The capabilities that every contract knows, by the profile that demands them."""
+
+HOOKS = ("make_provider", "unreachable_provider", "backend_address", "advance")
+"""The coroutine methods that a suite may supply; only the first is required."""
+
+Body = TypeVar("Body", bound=Callable[..., Awaitable[None]])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One sentence that a provider must satisfy, checked by exactly one test method."""
+
+    id: str
+    statement: str
+    """The sentence: the first paragraph of the method's docstring."""
+    rationale: str
+    """The rest of the docstring: the bug it catches, how real backends differ."""
+    method: str
+    needs: frozenset[str]
+    """The capabilities without which the rule does not apply; empty for the core."""
+    hook: str | None
+    """The optional hook of the suite without which the rule cannot be provoked."""
+    exclusive: bool
+    """Whether the rule watches something process-wide, so that it must run alone."""
+    deadline: float
+    """Seconds after which the verdict is a failure."""
+
+    def level_in(self, contract: type["Contract"]) -> str:
+        """MUST for the core, else the capabilities that bring the rule."""
+        return " + ".join(sorted(self.needs_in(contract))) or "MUST"
+
+    def needs_in(self, contract: type["Contract"]) -> frozenset[str]:
+        """The capabilities needed under *contract*, whose operations may carry a shared rule only with one more."""
+        return self.needs | contract.extra_needs.get(self.id, frozenset())
+
+    def id_in(self, prefix: str) -> str:
+        """The id under a contract: a rule of a shared family is `KV-COM-14` there, the contract's own stay `KV-03`."""
+        shared = self.id.startswith(SHARED_FAMILIES) and not self.id.startswith(f"{prefix}-")
+        return f"{prefix}-{self.id}" if shared else self.id
+
+
+SHARED_FAMILIES = ("COM-", "CA-")
+
+
+def rule(
+    id: str, *needs: str, hook: str | None = None, exclusive: bool = False, deadline: float = 10.0
+) -> Callable[[Body], Body]:
+    """Make a coroutine method the test of rule *id*, which applies where the capabilities *needs* are declared.
+
+    The wrapped method opens and closes providers in its own task, keeps the *deadline* (seconds), records the outcome, and fails,
+    errs or skips as unittest expects.
+    """
+
+    def decorate(body: Body) -> Body:
+        statement, _, rationale = inspect.cleandoc(body.__doc__ or "").partition("\n\n")
+        this = Rule(
+            id=id,
+            statement=" ".join(statement.split()),
+            rationale=rationale,
+            method=body.__name__,
+            needs=frozenset(needs),
+            hook=hook,
+            exclusive=exclusive,
+            deadline=deadline,
+        )
+
+        @functools.wraps(body)
+        async def test(self: "Contract") -> None:
+            __tracebackhide__ = True
+            await session.run(self, this, body)
+
+        test.rule = this  # type: ignore[attr-defined]
+        return test  # type: ignore[return-value]
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A rule that is judged after every other rule of the suite, once its providers are closed."""
+
+    id: str
+    statement: str
+    method: str
+
+
+def audit(id: str) -> Callable[[Body], Body]:
+    """Make a coroutine method an ambient audit: it receives the `Rule` that has just run, and fails as a rule does.
+
+    The failure carries the audit's id and the rule during which it happened.
+    """
+
+    def decorate(body: Body) -> Body:
+        statement = " ".join(inspect.cleandoc(body.__doc__ or "").partition("\n\n")[0].split())
+        body.audit = Audit(id=id, statement=statement, method=body.__name__)  # type: ignore[attr-defined]
+        return body
+
+    return decorate
+
+
+def rules_of(contract: type) -> list[Rule]:
+    """The rules of a contract, policy or suite, in the order of their ids."""
+    found = (getattr(member, "rule", None) for _, member in inspect.getmembers(contract, callable))
+    return sorted((each for each in found if isinstance(each, Rule)), key=lambda each: each.method)
+
+
+class Contract:
+    """What every suite has: declarations, hooks, and the words in which rules are written."""
+
+    name: ClassVar[str] = ""
+    """The contract's name, as `compose` takes it."""
+    version: ClassVar[str] = "1.0"
+    prefix: ClassVar[str] = ""
+    """What the ids of its rules begin with."""
+    protocols: ClassVar[Mapping[str, type]] = {}
+    """The protocol of the core under `""`, and that of each capability that brings operations."""
+    own_capabilities: ClassVar[frozenset[str]] = frozenset()
+    """The optional parts of this contract, beside those of the profiles."""
+    extra_needs: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """Shared rule to the capabilities without which this contract has nothing to judge it by."""
+    cells: ClassVar[Cells[Any]]
+    """The neutral view, against which common rules and policies are written."""
+
+    # What the author of a suite may declare.
+
+    capabilities: ClassVar[Iterable[str]] = frozenset()
+    """The optional parts that the provider promises. Declared: all their rules run."""
+    profile: ClassVar[str] = "core"
+    """`production` adds the capabilities that an application in production needs."""
+    limits: ClassVar[Limits | None] = None
+    """The provider's numbers; None takes its `limits` attribute, or else the floors."""
+    credentials: ClassVar[tuple[str, ...]] = ()
+    """Secrets of the configuration under test; they must never be printed, and are masked in reports."""
+    known_deviations: ClassVar[Mapping[str, str]] = {}
+    """Rule id to reason: the rule runs, may fail, and shows on the certificate."""
+    patience: ClassVar[float] = 1.0
+    """Multiplies every deadline of the kit."""
+    deadline: ClassVar[float | None] = None
+    """Seconds for a rule, in place of each rule's own."""
+    backend: ClassVar[str] = "asyncio"
+    """The event loop: `asyncio` or `trio`."""
+    again: ClassVar[str] = ""
+    """The command that repeats one rule, with `{rule}` in it; by default unittest's own."""
+
+    # Made up when the class is created.
+
+    declared: ClassVar[frozenset[str]] = frozenset()
+    policies: ClassVar[tuple[type["Policy"], ...]] = ()
+    contract: ClassVar[type["Contract"]]
+    audits: ClassVar[tuple[Audit, ...]] = ()
+
+    session: session.Session
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, unittest.TestCase):
+            _check_suite(cls)
+            if cls.backend != "asyncio":
+                for each in rules_of(cls):
+                    setattr(cls, each.method, _on_backend(_rule_method(cls, each.method), cls.backend))
+
+    # Hooks: the first is the only one that most authors write.
+
+    async def make_provider(self, *, tenant_id: str | None = None, **config: Any) -> Any:
+        """Connect one more client to this test's namespace, for *tenant_id* if given.
+
+        Return the provider, or an async context manager that yields it. What has `aclose` or `close` is closed. The kit passes
+        what the signature takes of: `namespace` (an unguessable name, fresh for every rule) and `address` (host and port to use
+        in place of the backend's: a proxy that makes faults).
+        """
+        raise NotImplementedError
+
+    async def unreachable_provider(self) -> Any:
+        """Return a client whose backend cannot be reached. Optional; a suite with `backend_address` needs none."""
+        raise NotImplementedError
+
+    async def backend_address(self) -> tuple[str, int]:
+        """Host and port of the backend's TCP server. Optional: the kit puts a proxy there that delays, holds and cuts."""
+        raise NotImplementedError
+
+    async def advance(self, seconds: float) -> None:
+        """Let *seconds* pass. Override it when the provider takes a clock: rules about time then take none."""
+        await anyio.sleep(seconds)
+
+    # The words in which rules are written.
+
+    @property
+    def namespace(self) -> str:
+        """An unguessable name, fresh for every rule."""
+        return self.session.namespace
+
+    def key(self, suffix: str = "") -> str:
+        """A fresh name that nobody else uses, ending in *suffix*."""
+        return self.session.fresh(suffix)
+
+    def token(self, size: int = 0) -> str:
+        """A fresh value that nobody else uses, of at least *size* characters."""
+        token = self.session.fresh("v")
+        if size <= len(token):
+            return token
+
+        # Every part of a large value names the value and its place in it, so that a mixture of two is seen.
+        mark = f"{self.session.names:04x}" * 15
+        return token + "".join(f"{mark}{number:04x}" for number in range((size - len(token) + 63) // 64))
+
+    async def connect(self, *, tenant_id: str | None = None, **config: Any) -> Any:
+        """One more client of this rule's namespace. It is closed when the rule ends."""
+        if tenant_id is not None:
+            config["tenant_id"] = tenant_id
+        return await self.session.connect(config)
+
+    async def clients(self, count: int) -> list[Any]:
+        """*count* clients of the namespace; the same one *count* times where the suite does not declare `shared`."""
+        first = await self.connect()
+        if "shared" not in self.declared:
+            return [first] * count
+
+        return [first, *[await self.connect() for _ in range(count - 1)]]
+
+    def operations(self, *, undeclared: bool = False) -> list[Operation]:
+        """Every operation that the suite declares, or those that it does not."""
+        return [
+            each
+            for each in self.cells.operations
+            if (each.capability is None or each.capability in self.declared) is not undeclared
+        ]
+
+    def bound(self, operation: Operation, client: Any, name: Any, token: str | None = None) -> Callable[[], Awaitable[object]]:
+        """*operation* on *client*, *name* and *token* (a fresh one if None is given), yet to be called."""
+        return functools.partial(operation.call, client, name, self.token() if token is None else token)
+
+    def numbers(self) -> Limits:
+        """The limits in force: the suite's, else the provider's, else the floors. Ask after the first `connect`."""
+        if self.limits is not None:
+            return self.limits
+
+        limits = getattr(self.session.first_provider(), "limits", None)
+        return limits if isinstance(limits, Limits) else Limits()
+
+    @property
+    def virtual_time(self) -> bool:
+        """Whether `advance` moves a clock instead of waiting."""
+        return type(self).advance is not Contract.advance
+
+    def now(self) -> float:
+        """Seconds on the clock by which the provider measures expiry."""
+        return self.session.advanced if self.virtual_time else time.monotonic()
+
+    async def wait(self, seconds: float) -> None:
+        """Let *seconds* pass on that clock."""
+        if seconds > 0:
+            await self.session.hook("advance", self.advance(seconds))
+            self.session.advanced += seconds
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random in this run."""
+        return int(os.environ.get("OMNITCK_SEED", "0") or 0)
+
+    def fail_rule(self, *, given: str, expected: str, observed: str, hint: str = "") -> NoReturn:
+        """The provider broke the rule."""
+        raise Violation(given=given, expected=expected, observed=observed, hint=hint)
+
+    def check(self, holds: bool, *, given: str, expected: str, observed: object, hint: str = "") -> None:
+        """Fail the rule unless *holds*."""
+        if not holds:
+            self.fail_rule(
+                given=given,
+                expected=expected,
+                observed=observed if isinstance(observed, Plain) else describe(observed),
+                hint=hint,
+            )
+
+    def same(self, observed: object, expected: object, *, given: str, hint: str = "") -> None:
+        """Fail the rule unless *observed* equals *expected* and has exactly its type."""
+        if type(observed) is type(expected) and observed == expected:
+            return
+
+        kind = "" if type(observed) is type(expected) else f" (type {type(observed).__name__})"
+        self.fail_rule(given=given, expected=describe(expected), observed=describe(observed) + kind, hint=hint)
+
+    async def refused(
+        self,
+        call: Callable[[], Awaitable[object]],
+        error: type[BaseException] | tuple[type[BaseException], ...],
+        *,
+        given: str,
+        hint: str = "",
+    ) -> BaseException:
+        """Fail the rule unless *call* raises *error*; returns what it raised."""
+        errors = error if isinstance(error, tuple) else (error,)
+        expected = " or ".join(each.__name__ for each in errors)
+        try:
+            result = await call()
+        except errors as raised:
+            return raised
+        except UnavailableError:
+            raise
+        except Exception as raised:
+            self.fail_rule(given=given, expected=expected, observed=describe_error(raised), hint=hint)
+        self.fail_rule(given=given, expected=expected, observed=f"returned {describe(result)}", hint=hint)
+        return None
+
+    @contextmanager
+    def case(self, name: str) -> Iterator[None]:
+        """One case of several: a failure inside is kept, the rule goes on, and fails once with all of them."""
+        try:
+            yield
+        except (session.HookError, UnavailableError, unittest.SkipTest):
+            raise
+        except Exception as error:
+            violation = session.as_violation(error)
+            violation.case = name
+            violation.trace = self.session.journal.lines()
+            self.session.violations.append(violation)
+
+    def not_provoked(self, reason: str) -> NoReturn:
+        """The rule cannot be provoked with this suite."""
+        raise session.NotProvoked(reason)
+
+
+class Plain(str):
+    """Text that a failure shows as it is, not as a Python literal."""
+
+
+class Policy(Contract):
+    """A contract for a cross-cutting concern: no provider of its own, written against any contract's `Cells`."""
+
+    config: ClassVar[frozenset[str]] = frozenset()
+    """What `make_provider` must take, for the policy to drive it."""
+
+
+def contract_of(cls: type) -> list[type[Contract]]:
+    """The contracts, not policies, among the bases of *cls*."""
+    return [
+        each
+        for each in cls.__mro__
+        if issubclass(each, Contract)
+        and not issubclass(each, Policy)
+        and not issubclass(each, unittest.TestCase)
+        and "name" in vars(each)
+        and each is not Contract
+    ]
+
+
+def _check_suite(cls: type[Contract]) -> None:
+    """Refuse, in one sentence, whatever could make a suite claim more or run less than its author thinks."""
+    primitives = contract_of(cls)
+    if len(primitives) != 1:
+        names = ", ".join(each.__name__ for each in primitives) or "only policies"
+        raise UsageError(f"{cls.__qualname__} mixes {names}: a suite has exactly one contract; make one suite for each.")
+
+    cls.contract = primitives[0]
+    cls.policies = tuple(
+        each
+        for each in cls.__mro__
+        if issubclass(each, Policy) and not issubclass(each, unittest.TestCase) and "name" in vars(each)
+    )
+    cls.audits = tuple(
+        found for _, member in inspect.getmembers(cls, callable) if isinstance(found := getattr(member, "audit", None), Audit)
+    )
+    cls.declared = _declared(cls)
+    _refuse_overrides(cls)
+    _check_deviations(cls)
+    _check_hooks(cls)
+    if cls.backend not in ("asyncio", "trio"):
+        raise UsageError(f'{cls.__qualname__}.backend is {cls.backend!r}: use "asyncio" or "trio".')
+    for number in ("patience", "deadline"):
+        value = getattr(cls, number)
+        if value is not None and not (isinstance(value, int | float) and value > 0):
+            raise UsageError(f"{cls.__qualname__}.{number} is {describe(value)}: give a number of seconds above 0.")
+
+
+def known_capabilities(contract: type[Contract]) -> frozenset[str]:
+    """Every capability that a suite of *contract* may declare."""
+    return contract.own_capabilities | PROFILES["production"]
+
+
+def _declared(cls: type[Contract]) -> frozenset[str]:
+    if cls.profile not in PROFILES:
+        raise UsageError(f"{cls.__qualname__}: unknown profile {cls.profile!r}; {suggest(str(cls.profile), PROFILES)}")
+
+    given = cls.capabilities
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"{cls.__qualname__}.capabilities is {describe(given)}: give a set of names.")
+
+    known = known_capabilities(cls.contract)
+    for each in given:
+        if each not in known:
+            raise UsageError(
+                f"{cls.__qualname__}: unknown capability {describe(each)} of {cls.contract.name}; {suggest(str(each), known)}"
+            )
+    return frozenset(given) | PROFILES[cls.profile]
+
+
+def _refuse_overrides(cls: type[Contract]) -> None:
+    for owner in (cls.contract, *cls.policies):
+        for each in rules_of(owner):
+            if _rule_method(cls, each.method) is not getattr(owner, each.method):
+                raise UsageError(
+                    f"{cls.__qualname__} overrides rule {each.id_in(cls.contract.prefix)} ({each.method}): a rule cannot be "
+                    f'replaced; say known_deviations = {{"{each.id_in(cls.contract.prefix)}": "reason or link"}} instead.'
+                )
+
+
+def _check_deviations(cls: type[Contract]) -> None:
+    if not isinstance(cls.known_deviations, Mapping):
+        raise UsageError(f"{cls.__qualname__}.known_deviations is no mapping of rule ids to reasons.")
+
+    known = {each.id_in(cls.contract.prefix) for each in rules_of(cls)} | {each.id for each in cls.audits}
+    for id, reason in cls.known_deviations.items():
+        if id not in known:
+            raise UsageError(f"{cls.__qualname__}.known_deviations: unknown rule {describe(id)}; {suggest(str(id), known)}")
+        if not isinstance(reason, str) or not reason.strip():
+            raise UsageError(f"{cls.__qualname__}.known_deviations: {id} needs a reason, or a link to one.")
+
+
+def _check_hooks(cls: type[Contract]) -> None:
+    for hook in HOOKS:
+        if not inspect.iscoroutinefunction(getattr(cls, hook)):
+            raise UsageError(f"{cls.__qualname__}.{hook} is no coroutine function: write it with `async def`.")
+
+    parameters = inspect.signature(cls.make_provider).parameters.values()
+    for policy in cls.policies:
+        missing = policy.config - {each.name for each in parameters}
+        if missing and not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            raise UsageError(
+                f"{cls.__qualname__}.make_provider takes no {' and no '.join(sorted(missing))}, which {policy.name} gives it: "
+                f"write `async def make_provider(self, *, {', '.join(sorted(missing))}=None, **config)`."
+            )
+
+    if "availability" in cls.declared and not (has_hook(cls, "unreachable_provider") or has_hook(cls, "backend_address")):
+        raise UsageError(
+            f"{cls.__qualname__} declares `availability` but has neither hook that can show it: "
+            "write `unreachable_provider` or `backend_address`."
+        )
+
+
+def has_hook(cls: type[Contract], hook: str) -> bool:
+    """Whether the suite supplies an optional hook: a method of its own, or a declaration that is not empty."""
+    supplied = getattr(cls, hook)
+    return supplied is not getattr(Contract, hook) if callable(supplied) else bool(supplied)
+
+
+def _on_backend(test: Callable[..., Awaitable[None]], backend: str) -> Callable[..., None]:
+    """The same rule under another event loop: IsolatedAsyncioTestCase runs a plain method without a loop of its own."""
+
+    @functools.wraps(test)
+    def run(self: Contract) -> None:
+        anyio.run(test, self, backend=backend)
+
+    # Some runners would look through `__wrapped__` and take this for a coroutine function.
+    del run.__wrapped__
+    run.runs = test  # type: ignore[attr-defined]
+    return run
+
+
+def _rule_method(cls: type, name: str) -> Any:
+    """The method as its contract defines it, also where a suite runs it on another event loop."""
+    method = getattr(cls, name, None)
+    return getattr(method, "runs", method)

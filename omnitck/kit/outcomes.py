@@ -1,0 +1,145 @@
+"""What became of a rule, and the stream in which every report has its source.
+
+The rule wrapper emits one `Outcome` a rule, under any runner. Listeners inside the process receive it; with
+`OMNITCK_RESULTS=file` it is also appended to that file as one line of JSON, by as many processes as there are.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+__all__ = ["Outcome", "Status", "Violation", "emit", "listening", "starting"]
+
+
+class Status(StrEnum):
+    """The seven things that can become of a rule. Only `PASSED` counts as passed."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    """The provider broke the rule."""
+    ERROR = "error"
+    """Something that is not the rule's subject went wrong: the factory, a hook, the environment."""
+    NOT_DECLARED = "not declared"
+    """The rule belongs to a capability that the suite does not declare."""
+    NOT_PROVOKED = "not provoked"
+    """The suite lacks the optional hook that could provoke the rule."""
+    KNOWN_DEVIATION = "known deviation"
+    """Declared as one, and it still fails."""
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one rule in one suite."""
+
+    suite: str
+    """Qualified name of the suite's class."""
+    rule: str
+    outcome: Status
+    seconds: float
+    message: str = ""
+    """The violation, the reason of a skip, or nothing."""
+
+    def as_json(self) -> str:
+        """One line, for the outcome stream."""
+        return json.dumps(asdict(self), ensure_ascii=True)
+
+
+class Violation(AssertionError):  # noqa: N818  what a runner counts as a failure, not as an error
+    """A rule was broken: what was given, expected and observed, the calls before it, and the usual cause."""
+
+    def __init__(self, *, given: str = "", expected: str = "", observed: str = "", hint: str = "", case: str = "") -> None:
+        super().__init__(expected, observed)
+        self.given = given
+        self.expected = expected
+        self.observed = observed
+        self.hint = hint
+        self.case = case
+        self.heading = ""
+        self.provider = ""
+        self.trace: list[str] = []
+        self.again = ""
+        self.others: list[Violation] = []
+        """The rule's further cases that failed."""
+
+    def __str__(self) -> str:
+        lines = [self.heading] if self.heading else []
+        lines += _field("provider", self.provider)
+        for violation in (self, *self.others[:MOST_CASES]):
+            lines += _field("case", violation.case)
+            lines += _field("given", violation.given)
+            lines += _field("expected", violation.expected)
+            lines += _field("observed", violation.observed)
+            lines += _field("hint", violation.hint)
+        if len(self.others) > MOST_CASES:
+            lines.append(f"  and {len(self.others) - MOST_CASES} more cases")
+        for number, call in enumerate(self.trace):
+            lines.append(f"  {'trace' if not number else '':9} {call}")
+        lines += _field("again", self.again)
+        return "\n".join(lines)
+
+
+MOST_CASES = 4
+
+
+def _field(name: str, text: str) -> list[str]:
+    return [f"  {name:9} " + text.replace("\n", "\n" + " " * 12)] if text else []
+
+
+Listener = Callable[[type, Outcome], None]
+StartListener = Callable[[type, str], None]
+
+_lock = threading.Lock()
+_listeners: list[tuple[Listener, StartListener | None]] = []
+_complained: set[str] = set()
+
+
+@contextmanager
+def listening(finished: Listener, started: StartListener | None = None) -> Iterator[None]:
+    """Call *finished* with the suite and each outcome, and *started* with the suite and each rule's id, in any thread."""
+    listener = (finished, started)
+    with _lock:
+        _listeners.append(listener)
+    try:
+        yield
+    finally:
+        with _lock:
+            _listeners.remove(listener)
+
+
+def starting(suite: type, rule: str) -> None:
+    """Tell who listens that *rule* begins."""
+    for _, started in tuple(_listeners):
+        if started is not None:
+            started(suite, rule)
+
+
+def emit(suite: type, outcome: Outcome) -> None:
+    """Hand *outcome* to who listens, and to the file of `OMNITCK_RESULTS`."""
+    for finished, _ in tuple(_listeners):
+        finished(suite, outcome)
+
+    path = os.environ.get("OMNITCK_RESULTS")
+    if path:
+        _append(path, outcome.as_json() + "\n")
+
+
+def _append(path: str, line: str) -> None:
+    # One write to a file opened for appending: lines of several processes do not mix.
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        with _lock:
+            first = path not in _complained
+            _complained.add(path)
+        if first:
+            print(f"omnitck: OMNITCK_RESULTS cannot be written: {error}; outcomes are not recorded.", file=sys.stderr)

@@ -1,0 +1,65 @@
+"""Text about things that may be hostile: providers whose `repr` raises, values of a megabyte, secrets."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["UsageError", "describe", "describe_error", "shorten", "suggest", "unwrap"]
+
+LONGEST = 200
+
+
+class UsageError(ValueError):
+    """The kit was asked for something that cannot be: one sentence that says what is wrong, where, and what to do."""
+
+
+def shorten(text: str, limit: int = LONGEST) -> str:
+    """*text* on one line, its middle cut out if it is longer than *limit* characters."""
+    if len(text) > limit:
+        kept = limit // 2 - 15
+        text = f"{text[:kept]}...({len(text) - 2 * kept} more characters)...{text[-kept:]}"
+    if text.isprintable():
+        return text
+
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def describe(value: object, limit: int = LONGEST) -> str:
+    """`repr(value)`, shortened; never raises, whatever the value does."""
+    if isinstance(value, str | bytes) and len(value) > limit:
+        kept = limit // 4
+        return f"{value[:kept]!r}...({len(value)} long)...{value[-kept:]!r}"
+    try:
+        return shorten(repr(value), limit)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        return f"<{type(value).__name__} object, whose __repr__ raised {type(error).__name__}>"
+
+
+def describe_error(error: BaseException) -> str:
+    """The type and the text of *error*, shortened; never raises."""
+    try:
+        text = shorten(str(error))
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as broken:
+        return f"{type(error).__name__}, whose __str__ raised {type(broken).__name__}"
+
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the near matches of *name*, or everything known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+
+    return f"known are {', '.join(known)}." if known else "none is known here."
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The first real error inside nested exception groups: runners and readers want the leaf."""
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,176 @@
+"""Random walks: a seeded sequence of calls on a provider and on a model of it, until they disagree.
+
+A disagreement is shortened: steps are left out, chunk by chunk, as long as the two still disagree on fresh names. What remains is
+printed as Python.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from omnitck.kit.concurrency import attempt
+from omnitck.kit.text import describe
+from omnitck.shared.exceptions import UnavailableError
+
+__all__ = ["Divergence", "Name", "Step", "Version", "walk"]
+
+MOST_SHRINKING = 200
+"""Replays spent on shortening one divergence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """Stands for a name; every replay has fresh ones."""
+
+    number: int
+
+    def __repr__(self) -> str:
+        return f"k{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Stands for the version that was last seen of a name."""
+
+    number: int
+
+    def __repr__(self) -> str:
+        return f"version_of_k{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call: a method, and arguments in which `Name` and `Version` are replaced."""
+
+    method: str
+    arguments: tuple[object, ...]
+    keywords: Mapping[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = [repr(each) for each in self.arguments] + [f"{key}={each!r}" for key, each in self.keywords.items()]
+        return f"{self.method}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where a provider and its model disagree."""
+
+    reproduction: str
+    """Python that shows it."""
+    expected: str
+    observed: str
+
+
+Refine = Callable[[Step, object], object]
+
+
+@dataclass(slots=True)
+class _Replay:
+    """One provider on its way, with what its names and versions stand for."""
+
+    provider: Any
+    names: list[str]
+    refine: Refine
+    versions: dict[int, str] = field(default_factory=dict)
+
+    async def take(self, step: Step) -> str:
+        """Make the call; what became of it, in words that two providers share."""
+        arguments = [self._real(each) for each in step.arguments]
+        keywords = {key: self._real(each) for key, each in step.keywords.items()}
+        tried = await attempt(lambda: _call(self.provider, step.method, arguments, keywords))
+        if isinstance(tried.error, UnavailableError):
+            raise tried.error
+        if tried.error is not None:
+            return f"raises {type(tried.error).__name__}"
+
+        self._remember(step, tried.value)
+        return describe(self._neutral(self.refine(step, tried.value)))
+
+    def _real(self, value: object) -> object:
+        """*value* with its placeholders replaced."""
+        if isinstance(value, Name):
+            return self.names[value.number]
+        if isinstance(value, Version):
+            return self.versions.get(value.number, "0")
+        if isinstance(value, list | tuple):
+            return [self._real(each) for each in value]
+        if isinstance(value, dict):
+            return {self._real(key): self._real(each) for key, each in value.items()}
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{each.name: self._real(getattr(value, each.name)) for each in fields(value)})
+        return value
+
+    def _neutral(self, value: object) -> object:
+        """*value* with its real names replaced by placeholders, and what has no order sorted."""
+        if isinstance(value, str):
+            return Name(self.names.index(value)) if value in self.names else value
+        if isinstance(value, list):
+            return sorted((self._neutral(each) for each in value), key=repr)
+        if isinstance(value, dict):
+            return dict(sorted(((self._neutral(key), self._neutral(each)) for key, each in value.items()), key=repr))
+        return value
+
+    def _remember(self, step: Step, value: object) -> None:
+        version = getattr(value, "version", value if step.method == "compare_and_set" else None)
+        if isinstance(version, str) and isinstance(step.arguments[0], Name):
+            self.versions[step.arguments[0].number] = version
+
+
+async def _call(provider: Any, method: str, arguments: list[Any], keywords: dict[str, Any]) -> object:
+    made: Any = getattr(provider, method)(*arguments, **keywords)
+    return [each async for each in made] if isinstance(made, AsyncIterator) else await made
+
+
+async def walk(
+    provider: object,
+    model: Callable[[], object],
+    steps: Sequence[Step],
+    *,
+    names: Callable[[], list[str]],
+    refine: Refine = lambda step, value: value,
+) -> Divergence | None:
+    """Take *steps* on *provider* and on a fresh *model*; the first disagreement, shortened, or None.
+
+    *names* makes fresh names for the placeholders. *refine* removes from a result what may differ between good providers.
+    """
+
+    async def disagreement(path: Sequence[Step]) -> tuple[int, str, str] | None:
+        fresh = names()
+        subject, reference = _Replay(provider, fresh, refine), _Replay(model(), fresh, refine)
+        for number, step in enumerate(path):
+            expected, observed = await reference.take(step), await subject.take(step)
+            if expected != observed:
+                return number, expected, observed
+        return None
+
+    found = await disagreement(steps)
+    if found is None:
+        return None
+
+    path = list(steps[: found[0] + 1])
+    path, found = await _shrink(path, found, disagreement)
+    lines = [f"await store.{step}" for step in path[:-1]]
+    lines.append(f"await store.{path[-1]}  # expected {found[1]}, observed {found[2]}")
+    return Divergence("\n".join(lines), found[1], found[2])
+
+
+async def _shrink(
+    path: list[Step],
+    found: tuple[int, str, str],
+    disagreement: Callable[[Sequence[Step]], Awaitable[tuple[int, str, str] | None]],
+) -> tuple[list[Step], tuple[int, str, str]]:
+    """Leave steps out, large chunks first, while the providers still disagree."""
+    replays = 0
+    size = len(path) // 2
+    while size >= 1 and replays < MOST_SHRINKING:
+        start = 0
+        while start < len(path) - 1 and replays < MOST_SHRINKING:
+            shorter = path[:start] + path[min(start + size, len(path) - 1) :]
+            replays += 1
+            again = await disagreement(shorter)
+            if again is None:
+                start += size
+            else:
+                path, found = shorter[: again[0] + 1], again
+        size //= 2
+    return path, found

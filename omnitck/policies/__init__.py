@@ -1,0 +1,1 @@
+"""Policies: contracts for cross-cutting concerns, which compose with any data-holding contract."""

@@ -1,0 +1,1355 @@
+"""`kv_store`: named values that stay until they are replaced, deleted or expire.
+
+The protocol comes first, then the rules in the order of their ids. The core is three methods over `str`; everything else is a
+capability, which the provider declares and the kit then checks.
+"""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
+from typing import Any, ClassVar, Protocol, Self
+
+import anyio
+
+from omnitck.kit.cancellation import cancel_at
+from omnitck.kit.cells import Cells, Operation
+from omnitck.kit.common import CommonRules
+from omnitck.kit.concurrency import Attempt, attempt, gather, together
+from omnitck.kit.contract import Plain, rule
+from omnitck.kit.corpus import AFTER_A_NAME, TEXTS
+from omnitck.kit.expiry import EXPIRY_RULES, ExpiryRules
+from omnitck.kit.history import Recorder, Verdict, check, explain
+from omnitck.kit.text import describe, describe_error
+from omnitck.kit.walk import Name, Step, Version, walk
+from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, TCKError
+from omnitck.shared.models import Change, Entry, Expect, Put, Remove
+
+__all__ = [
+    "Batch",
+    "Binary",
+    "CompareAndSet",
+    "Counter",
+    "Expiring",
+    "KVCells",
+    "KVStoreContract",
+    "KVStoreProtocol",
+    "Lifecycle",
+    "Listing",
+    "Transaction",
+    "Watch",
+]
+
+
+class KVStoreProtocol(Protocol):
+    """The core: three operations. Keys and values are `str`."""
+
+    async def get(self, key: str) -> str | None:
+        """The value of *key*; None if and only if it is absent or expired."""
+        ...
+
+    async def set(self, key: str, value: str) -> None:
+        """Store *value*, replacing what was there. On return it is visible; what was there leaves no trace, a TTL included."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove exactly this *key*. An absent key is fine."""
+        ...
+
+
+class CompareAndSet(Protocol):
+    """Capability `compare_and_set`: optimistic concurrency over opaque versions."""
+
+    async def get_entry(self, key: str) -> Entry | None:
+        """The value with its version, or None if absent."""
+        ...
+
+    async def compare_and_set(self, key: str, value: str, expected: str | None) -> str:
+        """Store *value* if the version is still *expected* (None: if absent) and return the new version; else `ConflictError`."""
+        ...
+
+    async def compare_and_delete(self, key: str, expected: str) -> None:
+        """Delete *key* if its version is still *expected*; else, or if it is absent, `ConflictError`."""
+        ...
+
+
+class Expiring(Protocol):
+    """Capability `ttl`: values that expire. Times are seconds."""
+
+    async def set(self, key: str, value: str, *, ttl: float | None = None) -> None:
+        """Store *value* for *ttl* seconds; None means for ever."""
+        ...
+
+    async def expires_in(self, key: str) -> float | None:
+        """Seconds left; None without an expiry; `NotFoundError` if absent."""
+        ...
+
+
+class Listing(Protocol):
+    """Capability `list_prefix`."""
+
+    def list_keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """Every live key that starts with *prefix*, compared by code points, in any order, each once."""
+        ...
+
+
+class Batch(Protocol):
+    """Capability `batch`: many keys in one call, of any number. Not atomic as a whole."""
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, str | None]:
+        """Each distinct key with its value, None where absent."""
+        ...
+
+    async def set_many(self, items: Mapping[str, str]) -> None:
+        """Store every item. An error names the keys that were not stored."""
+        ...
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete every key."""
+        ...
+
+
+class Counter(Protocol):
+    """Capability `counter`: atomic integers of 64 bits, stored as decimal text."""
+
+    async def increment(self, key: str, delta: int = 1) -> int:
+        """Add *delta* (an absent key counts as 0, a TTL is kept) and return the sum.
+
+        A value that is no integer, and a sum outside -2**63 .. 2**63-1, raise `InvalidArgumentError` and change nothing.
+        """
+        ...
+
+
+class Watch(Protocol):
+    """Capability `watch`: changes as they happen."""
+
+    def watch(self, prefix: str = "") -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """Entered means established: every later change under *prefix* is then seen, per key in order, its final state surely."""
+        ...
+
+
+class Transaction(Protocol):
+    """Capability `transaction`: all or nothing over several keys."""
+
+    async def transact(self, ops: Sequence[Put | Remove | Expect]) -> None:
+        """Apply *ops* in order as one step; a later one sees the earlier. A failed `Expect` raises `ConflictError`."""
+        ...
+
+
+class Binary(Protocol):
+    """Capability `binary`: bytes beside text, which is its UTF-8 form. `get` of other bytes is `InvalidArgumentError`."""
+
+    async def get_bytes(self, key: str) -> bytes | None:
+        """The value of *key* as bytes, or None if absent."""
+        ...
+
+    async def set_bytes(self, key: str, value: bytes) -> None:
+        """Store *value*, replacing what was there."""
+        ...
+
+
+class Lifecycle(Protocol):
+    """Capability `lifecycle`: a client that ends."""
+
+    async def close(self) -> None:
+        """Release everything. Idempotent; afterwards every operation raises `ClosedError`."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+async def _drain(keys: AsyncIterator[str]) -> list[str]:
+    return [key async for key in keys]
+
+
+async def _enter(context: AbstractAsyncContextManager[object]) -> None:
+    async with context:
+        pass
+
+
+class KVCells(Cells[Any]):
+    """A key-value store as a set of cells."""
+
+    operations = (
+        Operation("get", lambda p, n, t: p.get(n), "get"),
+        Operation("set", lambda p, n, t: p.set(n, t), "set", writes=True),
+        Operation("delete", lambda p, n, t: p.delete(n), "delete"),
+        Operation("get_entry", lambda p, n, t: p.get_entry(n), "get_entry", "compare_and_set"),
+        Operation(
+            "compare_and_set", lambda p, n, t: p.compare_and_set(n, t, None), "compare_and_set", "compare_and_set", writes=True
+        ),
+        Operation("compare_and_delete", lambda p, n, t: p.compare_and_delete(n, "1"), "compare_and_delete", "compare_and_set"),
+        Operation("set with ttl", lambda p, n, t: p.set(n, t, ttl=3600.0), "set", "ttl", argument="ttl", writes=True),
+        Operation("expires_in", lambda p, n, t: p.expires_in(n), "expires_in", "ttl"),
+        Operation("list_keys", lambda p, n, t: _drain(p.list_keys(n)), "list_keys", "list_prefix", needs_legal_name=False),
+        Operation("get_many", lambda p, n, t: p.get_many([n]), "get_many", "batch"),
+        Operation("set_many", lambda p, n, t: p.set_many({n: t}), "set_many", "batch", writes=True),
+        Operation("delete_many", lambda p, n, t: p.delete_many([n]), "delete_many", "batch"),
+        Operation("increment", lambda p, n, t: p.increment(n), "increment", "counter"),
+        Operation("watch", lambda p, n, t: _enter(p.watch(n)), "watch", "watch", needs_legal_name=False),
+        Operation("transact", lambda p, n, t: p.transact([Put(n, t)]), "transact", "transaction", writes=True),
+        Operation("get_bytes", lambda p, n, t: p.get_bytes(n), "get_bytes", "binary"),
+        Operation("set_bytes", lambda p, n, t: p.set_bytes(n, t.encode()), "set_bytes", "binary", writes=True),
+    )
+    refusals = (
+        Operation("set of bytes", lambda p, n, t: p.set(n, t.encode()), "set"),
+        Operation(
+            "compare_and_set with a stale version", lambda p, n, t: p.compare_and_set(n, t, "stale"), "compare_and_set",
+            "compare_and_set",
+        ),
+        Operation(
+            "compare_and_delete with a stale version", lambda p, n, t: p.compare_and_delete(n, "stale"), "compare_and_delete",
+            "compare_and_set",
+        ),
+        Operation("expires_in of an absent key", lambda p, n, t: p.expires_in(n + "-absent"), "expires_in", "ttl"),
+        Operation("set_many of bytes", lambda p, n, t: p.set_many({n: t.encode()}), "set_many", "batch"),
+        Operation("increment of text", lambda p, n, t: p.increment(n), "increment", "counter"),
+        Operation("transact with an unmet Expect", lambda p, n, t: p.transact([Expect(n, t)]), "transact", "transaction"),
+        Operation("set_bytes of text", lambda p, n, t: p.set_bytes(n, t), "set_bytes", "binary"),
+    )  # fmt: skip
+    enumerates = "list_prefix"
+
+    async def write(self, provider: KVStoreProtocol, name: str, token: str) -> None:
+        await provider.set(name, token)
+
+    async def read(self, provider: KVStoreProtocol, name: str) -> str | None:
+        return await provider.get(name)
+
+    async def erase(self, provider: KVStoreProtocol, name: str) -> None:
+        await provider.delete(name)
+
+    async def names(self, provider: Listing, prefix: str) -> list[str]:
+        return await _drain(provider.list_keys(prefix))
+
+    async def state(self, provider: Any, name: str, declared: frozenset[str]) -> tuple[object, ...]:
+        state: list[object] = [await provider.get(name)]
+        if "compare_and_set" in declared:
+            state.append(await provider.get_entry(name))
+        if "ttl" in declared:
+            state.append("no expiry" if (await attempt(lambda: provider.expires_in(name))).value is None else "an expiry")
+        return tuple(state)
+
+    async def create(self, provider: CompareAndSet, name: str, token: str) -> None:
+        await provider.compare_and_set(name, token, None)
+
+    async def handles(self, provider: CompareAndSet, name: str) -> list[str]:
+        entry = await provider.get_entry(name)
+        return [] if entry is None else [entry.version]
+
+    async def replay(self, provider: CompareAndSet, name: str, handle: str, token: str) -> None:
+        await provider.compare_and_set(name, token, handle)
+
+    async def erase_many(self, provider: Batch, names: list[str]) -> None:
+        await provider.delete_many(names)
+
+    def watch(self, provider: Watch, prefix: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
+        return provider.watch(prefix)
+
+    async def alias(self, provider: Any, name: str, token: str) -> str | None:
+        items = {name: token}
+        await provider.set_many(items)
+        items[name] = "changed by the caller"
+        if await provider.get(name) != token:
+            return "a mapping given to set_many was changed by its caller, and the store with it"
+
+        found = await provider.get_many([name])
+        found[name] = "changed by the caller"
+        if (await provider.get_many([name]))[name] != token or await provider.get(name) != token:
+            return "the result of get_many was changed by its caller, and the store with it"
+
+        keys = [name]
+        first = await provider.get_many(keys)
+        keys.append("another")
+        return None if list(first) == [name] else "the list given to get_many was changed by its caller, and the result with it"
+
+
+class KVStoreContract(CommonRules, ExpiryRules):
+    """Certifies a key-value store."""
+
+    name = "kv_store"
+    version = "1.0"
+    prefix = "KV"
+    protocols: ClassVar = {
+        "": KVStoreProtocol,
+        "compare_and_set": CompareAndSet,
+        "ttl": Expiring,
+        "list_prefix": Listing,
+        "batch": Batch,
+        "counter": Counter,
+        "watch": Watch,
+        "transaction": Transaction,
+        "binary": Binary,
+        "lifecycle": Lifecycle,
+    }
+    own_capabilities = frozenset("compare_and_set ttl list_prefix batch counter watch transaction linearizable binary".split())
+    extra_needs: ClassVar = {
+        "COM-17": frozenset({"batch"}),  # text cannot be changed: only a batch takes and returns what can.
+        **{id: frozenset({"ttl"}) for id in EXPIRY_RULES},
+        "MT-06": frozenset({"list_prefix"}),
+        "MT-18": frozenset({"compare_and_set"}),
+        "MT-19": frozenset({"compare_and_set"}),
+        "MT-21": frozenset({"watch"}),
+        "MT-22": frozenset({"batch"}),
+    }
+    cells = KVCells()
+
+    def expired_reads(self, client: Any, key: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        async def many() -> object:
+            return (await client.get_many([key]))[key]
+
+        async def expires_in() -> object:
+            tried = await attempt(lambda: client.expires_in(key))
+            return None if isinstance(tried.error, NotFoundError) else tried.result()
+
+        async def listed() -> object:
+            return key if key in await _drain(client.list_keys(key)) else None
+
+        reads: dict[str, tuple[str | None, Callable[[], Awaitable[object]]]] = {
+            "get": (None, lambda: client.get(key)),
+            "expires_in": ("ttl", expires_in),
+            "get_entry": ("compare_and_set", lambda: client.get_entry(key)),
+            "list_keys": ("list_prefix", listed),
+            "get_many": ("batch", many),
+            "get_bytes": ("binary", lambda: client.get_bytes(key)),
+        }
+        return {name: read for name, (needs, read) in reads.items() if needs is None or needs in self.declared}
+
+    # Values
+
+    @rule("KV-01")
+    async def test_kv_01_an_unwritten_key_is_none(self) -> None:
+        """`get` of a key that was never written returns `None` and raises nothing.
+
+        Catches the `KeyError` of a dictionary, and an empty string for absence.
+        """
+        store: KVStoreProtocol = await self.connect()
+        self.same(await store.get(self.key()), None, given="get(a key never written)")
+
+    @rule("KV-02")
+    async def test_kv_02_what_was_set_is_read(self) -> None:
+        """`get` after `set` returns an equal value of exactly the type `str`.
+
+        Catches bytes from a driver that was not told to decode. `set` itself returns `None`.
+        """
+        store: KVStoreProtocol = await self.connect()
+        key = self.key()
+        for value in ("a", "two words", "\u00fcber \U0001f511", self.token(1000)):
+            with self.case(describe(value, 40)):
+                self.same(await attempt_set(store, key, value), None, given="the result of set")
+                self.same(await store.get(key), value, given=f"get after set(key, {describe(value, 40)})")
+
+    @rule("KV-03")
+    async def test_kv_03_empty_is_not_absent(self) -> None:
+        """The empty string is a value, and differs from absence.
+
+        Catches `if not value: return None`. NATS itself gives an empty value back as None: a provider marks it.
+        """
+        store: KVStoreProtocol = await self.connect()
+        key = self.key()
+        await store.set(key, "")
+        self.same(await store.get(key), "", given='get after set(key, "")', hint="test for None, not for truth")
+        await store.set(key, "full")
+        await store.set(key, "")
+        self.same(await store.get(key), "", given='get after set(key, "full"), set(key, "")')
+
+    @rule("KV-04")
+    async def test_kv_04_values_are_not_interpreted(self) -> None:
+        """Every character, and values that spell other types, come back unchanged.
+
+        `0`, `null`, `"x"`, `[]`, base64, a pickle's head, U+0000. Catches JSON that decodes itself, `str(value)`, and a
+        lossy encoding. PostgreSQL's `text` cannot hold U+0000: a provider stores `bytea`.
+        """
+        store: KVStoreProtocol = await self.connect()
+        for label, value in TEXTS.items():
+            with self.case(label):
+                key = self.key()
+                await store.set(key, value)
+                self.same(await store.get(key), value, given=f"get after set(key, {describe(value, 60)})")
+
+    @rule("KV-05", "validation")
+    async def test_kv_05_other_types_are_refused(self) -> None:
+        """A value that is no `str`, or holds a lone surrogate, raises `InvalidArgumentError`, and the old value stays.
+
+        Catches silent coercion: `1` comes back as `"1"`, `None` as `"None"` or as absence.
+        """
+        store: Any = await self.connect()
+        key, old = self.key(), self.token()
+        await store.set(key, old)
+        for value in (b"bytes", bytearray(b"x"), 1, 1.5, True, None, ["a"], {"a": 1}, "a\ud800"):
+            for method, write in self._text_writes(store, key, value).items():
+                with self.case(f"{method}, {describe(value)}"):
+                    await self.refused(write, InvalidArgumentError, given=f"{method} with the value {describe(value)}")
+                    self.same(await store.get(key), old, given=f"get after {method} refused {describe(value)}")
+
+    def _text_writes(self, store: Any, key: str, value: Any) -> dict[str, Callable[[], Awaitable[object]]]:
+        writes: dict[str, Callable[[], Awaitable[object]]] = {"set": lambda: store.set(key, value)}
+        if "batch" in self.declared:
+            writes["set_many"] = lambda: store.set_many({key: value})
+        if "transaction" in self.declared:
+            writes["transact"] = lambda: store.transact([Put(key, value)])
+        return writes
+
+    @rule("KV-06")
+    async def test_kv_06_set_replaces_the_whole_value(self) -> None:
+        """`set` replaces the whole value, by a shorter or a longer one.
+
+        Catches a write in place that leaves the old tail. That it also drops an earlier TTL is CA-08.
+        """
+        store: KVStoreProtocol = await self.connect()
+        key = self.key()
+        for size in (100_000, 1, 0, 5_000, 4_999):
+            value = self.token(size)[:size]
+            await store.set(key, value)
+            self.same(await store.get(key), value, given=f"get after overwriting with {size} characters")
+
+    # Keys
+
+    @rule("KV-07")
+    async def test_kv_07_delete_makes_absent(self) -> None:
+        """After `delete` the key is absent; deleting it again, or a key that never was, returns `None`.
+
+        Catches a tombstone that is read as a value, and a "not found" that a retry would trip over.
+        """
+        store: KVStoreProtocol = await self.connect()
+        key = self.key()
+        await store.set(key, self.token())
+        for given in ("delete(key)", "delete(key) again"):
+            self.same(await attempt_delete(store, key), None, given=f"the result of {given}")
+            self.same(await store.get(key), None, given=f"get after {given}")
+        self.same(await attempt_delete(store, self.key()), None, given="the result of delete(a key never written)")
+
+    @rule("KV-08")
+    async def test_kv_08_delete_is_not_recursive(self) -> None:
+        """`delete` removes exactly its key: longer keys, the parent and the same key in another case stay.
+
+        Catches `DEL k*`, and the recursive delete of a tree.
+        """
+        store: KVStoreProtocol = await self.connect()
+        key = self.key("k")
+        neighbours = {label: key + after for label, after in AFTER_A_NAME.items()}
+        neighbours["the parent"] = key[:-2]
+        neighbours["upper case"] = key[:-1] + "K"
+        values = {label: self.token() for label in neighbours}
+        for label, neighbour in neighbours.items():
+            await store.set(neighbour, values[label])
+        await store.set(key, self.token())
+        await store.delete(key)
+        self.same(await store.get(key), None, given="get after delete")
+        for label, neighbour in neighbours.items():
+            with self.case(label):
+                self.same(
+                    await store.get(neighbour), values[label], given=f"get({describe(neighbour)}) after delete({describe(key)})"
+                )
+
+    @rule("KV-09")
+    async def test_kv_09_patterns_match_only_themselves(self) -> None:
+        r"""In `get`, `set` and `delete` a key with `*`, `?`, `[a]`, `%`, `_`, `\` or `>` is that key alone.
+
+        Catches the MATCH of Redis, the LIKE of SQL and the wildcards of NATS, wherever a key is used as a pattern.
+        """
+        store: KVStoreProtocol = await self.connect()
+        for pattern in ("*", "?", "[a]", "%", "_", "\\", ">", ".", "{a}", "^", "$"):
+            with self.case(pattern):
+                start = self.key()
+                decoys = {start + middle + "z": self.token() for middle in ("a", "b", "ab", "")}
+                for decoy, value in decoys.items():
+                    await store.set(decoy, value)
+                key = start + pattern + "z"
+                self.same(await store.get(key), None, given=f"get({describe(key)}), never written, beside keys that it matches")
+                value = self.token()
+                await store.set(key, value)
+                self.same(await store.get(key), value, given=f"get({describe(key)})")
+                await store.delete(key)
+                self.same(await store.get(key), None, given=f"get({describe(key)}) after its delete")
+                for decoy, kept in decoys.items():
+                    self.same(
+                        await store.get(decoy), kept, given=f"get({describe(decoy)}) after set and delete of {describe(key)}"
+                    )
+
+    @rule("KV-10")
+    async def test_kv_10_a_key_can_be_written_after_its_delete(self) -> None:
+        """A key that is written again after its delete holds only the new value.
+
+        Catches what a soft delete leaves behind. NATS keeps a marker, which a new value must replace.
+        """
+        store: Any = await self.connect()
+        key = self.key()
+        for _ in range(3):
+            value = self.token()
+            await store.set(key, value)
+            self.same(await store.get(key), value, given="get after a delete and another set")
+            await store.delete(key)
+            self.same(await store.get(key), None, given="get after delete")
+        if "ttl" in self.declared:
+            await store.set(key, self.token(), ttl=self.ttl_unit())
+            await store.delete(key)
+            await store.set(key, "stays")
+            self.same(await store.expires_in(key), None, given="expires_in after set with a TTL, delete, and set without")
+
+    @rule("KV-11")
+    async def test_kv_11_reading_changes_nothing(self) -> None:
+        """100 reads change neither value nor version nor expiry.
+
+        Catches a repair that rewrites on read.
+        """
+        store: Any = await self.connect()
+        key, value = self.key(), self.token()
+        await store.set(key, value)
+        before = await self.cells.state(store, key, self.declared)
+        for _ in range(100):
+            self.same(await store.get(key), value, given="one of 100 reads")
+        self.same(await self.cells.state(store, key, self.declared), before, given="value, version and expiry after 100 reads")
+
+    # Several clients
+
+    @rule("KV-12", "shared")
+    async def test_kv_12_an_old_value_does_not_come_back(self) -> None:
+        """A client that has read a key does not return the older value once another has set it, past `staleness`.
+
+        Catches a cache inside the client without invalidation.
+        """
+        reader, writer = await self.clients(2)
+        key = self.key()
+        for number in range(5):
+            value = self.token()
+            await writer.set(key, value)
+            await self.wait(self.numbers().staleness)
+            for _ in range(3):
+                self.same(
+                    await reader.get(key),
+                    value,
+                    given=f"get by a client that had read it before, after set number {number + 1} by another",
+                )
+        await writer.delete(key)
+        await self.wait(self.numbers().staleness)
+        self.same(await reader.get(key), None, given="get by a client that had read it before, after delete by another")
+
+    @rule("KV-13")
+    async def test_kv_13_concurrent_writes_do_not_mix(self) -> None:
+        """After concurrent `set`s of one key all clients agree on one of the written values, unmixed.
+
+        Catches large values that are written in parts.
+        """
+        clients = await self.clients(3)
+        key = self.key()
+        values = {self.token(20_000) for _ in range(12)}
+        await gather(partial(clients[number % 3].set, key, value) for number, value in enumerate(sorted(values)))
+        await self.wait(self.numbers().staleness)
+        seen = [await client.get(key) for client in clients]
+        self.check(
+            seen[0] in values,
+            given="12 concurrent writes of 20,000 characters",
+            expected="one of them",
+            observed=Plain(f"a value that nobody wrote: {describe(seen[0])}"),
+        )
+        self.check(
+            len(set(seen)) == 1,
+            given="three clients after 12 concurrent writes",
+            expected="one value",
+            observed=Plain(f"{len(set(seen))} different ones"),
+        )
+
+    @rule("KV-14", "linearizable", deadline=60)
+    async def test_kv_14_histories_are_linearizable(self) -> None:
+        """Any history of concurrent `get`, `set`, `delete` and compare-and-set on one key by three clients is linearizable.
+
+        Short histories of unique values, some writes cancelled and left open. Catches a stale replica, a lost delete, and a
+        check that is followed by a write.
+        """
+        clients = await self.clients(3)
+        chance = random.Random(self.seed)
+        for _ in range(HISTORIES):
+            recorder = Recorder()
+            key = self.key()
+            await gather(
+                [partial(self._work, recorder, number, client, key, chance.random()) for number, client in enumerate(clients)]
+            )
+            verdict = check(recorder.ops)
+            if verdict is Verdict.VIOLATION:
+                found = explain(recorder.ops)
+                self.fail_rule(
+                    given=f"concurrent operations by 3 clients, OMNITCK_SEED={self.seed}",
+                    expected="an order of them that explains every result",
+                    observed="none:\n" + (found.render() if found else "a cycle"),
+                )
+
+    async def _work(self, recorder: Recorder, number: int, client: Any, key: str, seed: float) -> None:
+        """One client's share of a history."""
+        chance = random.Random(seed)
+        compares = "compare_and_set" in self.declared
+        for step in range(8):
+            value = f"{number}.{step}"
+            action = chance.choice(("get", "get", "set", "set", "delete", "cas", "cancel"))
+            if action == "cancel" and (number or step != 5):
+                action = "get"  # One open operation a history: each doubles the search.
+            if action == "get":
+                await recorder.record(number, "get", (), lambda: client.get(key))
+            elif action == "delete":
+                await recorder.record(number, "delete", (), lambda: client.delete(key))
+            elif action == "cas" and compares:
+                entry: Entry | None = None
+
+                async def read() -> str | None:
+                    nonlocal entry
+                    entry = await client.get_entry(key)
+                    return None if entry is None else entry.value
+
+                seen = await recorder.record(number, "get", (), read)
+                version = None if entry is None else entry.version
+                await recorder.record(
+                    number,
+                    "compare_and_set",
+                    (seen, value),
+                    partial(client.compare_and_set, key, value, version),
+                    (ConflictError,),
+                )
+            elif action == "cancel":
+                await cancel_at(partial(recorder.record, number, "set", (value,), partial(client.set, key, value)), 0)
+            else:
+                await recorder.record(number, "set", (value,), partial(client.set, key, value))
+
+    # compare_and_set
+
+    @rule("KV-15", "compare_and_set")
+    async def test_kv_15_create_only_once(self) -> None:
+        """With `expected=None` the first call creates, the next raises `ConflictError` and keeps the first value.
+
+        Catches an upsert. After a delete the key can be created again, whatever marker the backend keeps.
+        """
+        store: Any = await self.connect()
+        key, first = self.key(), self.token()
+        version = await store.compare_and_set(key, first, None)
+        self.same(type(version), str, given="the type of a version")
+        await self.refused(
+            lambda: store.compare_and_set(key, self.token(), None),
+            ConflictError,
+            given="compare_and_set(key, value, None) of a key that exists",
+        )
+        self.same(await store.get(key), first, given="get after the refused creation")
+        await store.delete(key)
+        again = self.token()
+        await store.compare_and_set(key, again, None)
+        self.same(await store.get(key), again, given="get after delete and compare_and_set(key, value, None)")
+
+    @rule("KV-16", "compare_and_set")
+    async def test_kv_16_the_current_version_succeeds(self) -> None:
+        """The current version succeeds, and yields another one, equal to `get_entry(key).version`.
+
+        Catches a version that is returned before the write that makes it.
+        """
+        store: Any = await self.connect()
+        key = self.key()
+        version = await store.compare_and_set(key, self.token(), None)
+        seen = {version}
+        for _ in range(5):
+            value = self.token()
+            version = await store.compare_and_set(key, value, version)
+            self.check(
+                version not in seen, given="the version after each of five updates", expected="a new one", observed=version
+            )
+            seen.add(version)
+            self.same(await store.get_entry(key), Entry(value, version), given="get_entry after compare_and_set")
+        await store.compare_and_delete(key, version)
+        self.same(await store.get_entry(key), None, given="get_entry after compare_and_delete with the current version")
+
+    @rule("KV-17", "compare_and_set")
+    async def test_kv_17_a_stale_version_is_refused(self) -> None:
+        """A stale version, or any version of an absent key, raises `ConflictError`; value and version stay.
+
+        One error for both: MongoDB cannot tell stale from missing in one round trip. Catches a comparison that creates what is
+        missing, and a write that happens before its check.
+        """
+        store: Any = await self.connect()
+        key = self.key()
+        stale = await store.compare_and_set(key, self.token(), None)
+        await store.compare_and_set(key, self.token(), stale)
+        current = await store.get_entry(key)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "compare_and_set": lambda: store.compare_and_set(key, self.token(), stale),
+            "compare_and_delete": lambda: store.compare_and_delete(key, stale),
+        }
+        for name, call in calls.items():
+            with self.case(f"{name}, stale"):
+                await self.refused(call, ConflictError, given=f"{name} with a stale version")
+                self.same(await store.get_entry(key), current, given=f"get_entry after the refused {name}")
+        await store.delete(key)
+        for name, call in calls.items():
+            with self.case(f"{name}, absent"):
+                await self.refused(call, ConflictError, given=f"{name} with a version, of an absent key")
+                self.same(await store.get(key), None, given=f"get after the refused {name}")
+
+    @rule("KV-18", "compare_and_set")
+    async def test_kv_18_every_write_invalidates_versions(self) -> None:
+        """A plain write, even of an equal value, and a delete with a new creation, invalidate every earlier version.
+
+        The ABA problem. Catches a version that is a hash of the value, and a counter that starts at 1 again after a delete.
+        """
+        store: Any = await self.connect()
+        key, value = "", self.token()
+
+        async def recreate() -> None:
+            await store.delete(key)
+            await store.set(key, value)
+
+        async def recreate_by_comparing() -> None:
+            await store.delete(key)
+            await store.compare_and_set(key, value, None)
+
+        changes: dict[str, Callable[[], Awaitable[None]]] = {
+            "set of an equal value": lambda: store.set(key, value),
+            "delete and set": recreate,
+            "delete and compare_and_set": recreate_by_comparing,
+        }
+        if "batch" in self.declared:
+            changes["set_many of an equal value"] = lambda: store.set_many({key: value})
+        if "transaction" in self.declared:
+            changes["transact with an equal value"] = lambda: store.transact([Put(key, value)])
+        for name, change in changes.items():
+            with self.case(name):
+                key = self.key()  # The closures above see it: each change is made to a key of its own.
+                await store.set(key, value)
+                version = (await store.get_entry(key)).version
+                await change()
+                await self.refused(
+                    partial(store.compare_and_set, key, self.token(), version),
+                    ConflictError,
+                    given=f"compare_and_set with the version before {name}",
+                    hint="a version must never come back: take it from a counter that only grows",
+                )
+
+    @rule("KV-19", "compare_and_set")
+    async def test_kv_19_versions_are_portable_text(self) -> None:
+        """A version obtained by one client works in another, as text; a malformed one is refused.
+
+        With `ConflictError` or `InvalidArgumentError`. Catches a driver's object as a token, and the parse error that leaks.
+        """
+        one, other = await self.clients(2)
+        key, value = self.key(), self.token()
+        version = "".join(list(await one.compare_and_set(key, self.token(), None)))
+        await self.wait(self.numbers().staleness)
+        await other.compare_and_set(key, value, version)
+        for malformed in ("bad", "", "9" * 40, "-1", "0", "\u00e9", "a\x00b", version + " ", "1.5"):
+            for name, call in {
+                "compare_and_set": partial(other.compare_and_set, key, self.token(), malformed),
+                "compare_and_delete": partial(other.compare_and_delete, key, malformed),
+            }.items():
+                with self.case(f"{name}, {malformed!r}"):
+                    await self.refused(
+                        call, (ConflictError, InvalidArgumentError), given=f"{name} with the version {malformed!r}"
+                    )
+        self.same(await other.get(key), value, given="get after malformed versions were refused")
+
+    @rule("KV-20", "compare_and_set", deadline=60)
+    async def test_kv_20_no_update_is_lost(self) -> None:
+        """8 workers on 2 clients that each add 1 by compare-and-set, with retries, add up exactly.
+
+        Catches lost updates.
+        """
+        clients = await self.clients(2)
+        key = self.key()
+        await clients[0].set(key, "0")
+        rounds = 6
+
+        async def worker(client: Any) -> None:
+            for _ in range(rounds):
+                while True:
+                    entry = await client.get_entry(key)
+                    tried = await attempt(partial(client.compare_and_set, key, str(int(entry.value) + 1), entry.version))
+                    if not isinstance(tried.error, ConflictError):
+                        tried.result()
+                        break
+
+        await gather(partial(worker, clients[number % 2]) for number in range(8))
+        self.same(await clients[1].get(key), str(8 * rounds), given=f"the sum after 8 workers added 1, {rounds} times each")
+
+    @rule("KV-21", "compare_and_set")
+    async def test_kv_21_one_of_many_wins(self) -> None:
+        """Of 20 concurrent creations exactly one succeeds and 19 raise `ConflictError`; so with `compare_and_delete`.
+
+        Catches two winners, and a timeout in the place of a conflict.
+        """
+        clients = await self.clients(2)
+        key = self.key()
+        values = [self.token() for _ in range(20)]
+        tried = await together(partial(clients[n % 2].compare_and_set, key, value, None) for n, value in enumerate(values))
+        winners = self._one_winner(tried, "20 concurrent creations")
+        self.same(await clients[0].get(key), values[winners], given="get after 20 concurrent creations: the winner's value")
+        version = (await clients[0].get_entry(key)).version
+        tried = await together(partial(clients[n % 2].compare_and_delete, key, version) for n in range(20))
+        self._one_winner(tried, "20 concurrent compare_and_delete of the current version")
+
+    def _one_winner(self, tried: Sequence[Any], given: str) -> int:
+        winners = [number for number, each in enumerate(tried) if each.error is None]
+        strange = [describe_error(each.error) for each in tried if each.error and not isinstance(each.error, ConflictError)]
+        self.check(
+            len(winners) == 1 and not strange,
+            given=given,
+            expected="1 success, 19 ConflictError",
+            observed=Plain(f"{len(winners)} successes, {len(strange)} other errors {' '.join(strange[:1])}"),
+        )
+        return winners[0]
+
+    # list_prefix
+
+    @rule("KV-22", "list_prefix", deadline=60)
+    async def test_kv_22_a_listing_is_complete(self) -> None:
+        """`list_keys(prefix)` yields every live key that starts with *prefix*, exactly once, over several pages, and none else.
+
+        By code points, not by path segments. Catches a listing of one page, and a LIKE that is not escaped.
+        """
+        store: Any = await self.connect()
+        size = self.numbers().page_size
+        start = self.key("p")
+        keys = [f"{start}{number:05}" for number in range(2 * size + 1)]
+        for key in keys:
+            await store.set(key, "v")
+        self._check_listing(await _drain(store.list_keys(start)), keys, f"list_keys with a page of {size} and {len(keys)} keys")
+        self._check_listing(
+            await _drain(store.list_keys(start + "0000")),
+            [each for each in keys if each.startswith(start + "0000")],
+            "list_keys with a longer prefix",
+        )
+        self._check_listing(await _drain(store.list_keys(keys[3])), [keys[3]], "list_keys of a whole key")
+        self._check_listing(await _drain(store.list_keys(start + "x")), [], "list_keys of a prefix that no key has")
+        for pattern in ("*", "?", "%", "_", "[p]", "\\", ">", "P"):
+            with self.case(pattern):
+                inner = self.key()
+                decoy, match = inner + "abc", inner + pattern + "c"
+                await store.set(decoy, "v")
+                await store.set(match, "v")
+                self._check_listing(
+                    await _drain(store.list_keys(inner + pattern)), [match], f"list_keys with {pattern!r} in the prefix"
+                )
+
+    def _check_listing(self, listed: list[str], expected: list[str], given: str) -> None:
+        wanted, seen = set(expected), set(listed)
+        problems = []
+        if wanted - seen:
+            problems.append(f"{len(wanted - seen)} missing, {describe(sorted(wanted - seen)[0])} for one")
+        if seen - wanted:
+            problems.append(f"{len(seen - wanted)} that should not be there, {describe(sorted(seen - wanted)[0])} for one")
+        if len(listed) != len(seen):
+            problems.append(f"{len(listed) - len(seen)} repeated")
+        self.check(not problems, given=given, expected=f"{len(expected)} keys, each once", observed=Plain("; ".join(problems)))
+
+    @rule("KV-23", "list_prefix", deadline=60)
+    async def test_kv_23_a_listing_survives_changes(self) -> None:
+        """Keys present during the whole iteration are yielded exactly once while others come and go; deleted ones are not.
+
+        Catches paging by offset, and SCAN, which may repeat a key.
+        """
+        store: Any = await self.connect()
+        size = self.numbers().page_size
+        start = self.key()
+        stay = [f"{start}-{number:05}-stay" for number in range(2 * size + 2)]
+        leave = [f"{start}-{number:05}-leave" for number in range(0, 2 * size + 2, 2)]
+        gone = [f"{start}-{number:05}-gone" for number in range(4)]
+        for key in (*stay, *leave, *gone):
+            await store.set(key, "v")
+        for key in gone:
+            await store.delete(key)
+        listed: list[str] = []
+        number = 0
+        async with aclosing(store.list_keys(start)) as keys:
+            async for key in keys:
+                listed.append(key)
+                if len(listed) % max(1, size // 4) == 0 and number < len(leave):
+                    await store.delete(leave[number])
+                    await store.set(f"{start}-{number:05}-come", "v")
+                    number += 1
+        self._check_listing(
+            [key for key in listed if key.endswith("-stay")], stay, "list_keys while other keys come and go: those that stay"
+        )
+        self.check(
+            not set(gone) & set(listed),
+            given="list_keys after delete",
+            expected="no deleted key",
+            observed=sorted(set(gone) & set(listed)),
+        )
+
+    @rule("KV-24", "list_prefix")
+    async def test_kv_24_a_listing_can_be_left(self) -> None:
+        """Leaving the iteration early frees its resources: the client works on, and closes.
+
+        Catches a cursor, or a connection of a pool, that is never given back.
+        """
+        store: Any = await self.connect()
+        start = self.key()
+        value = self.token()
+        for number in range(min(self.numbers().page_size, 20) + 1):
+            await store.set(f"{start}{number:03}", value)
+        for _ in range(30):
+            async with aclosing(store.list_keys(start)) as keys:
+                async for _key in keys:
+                    break
+            self.same(await store.get(f"{start}000"), value, given="get after leaving an iteration early")
+        if "lifecycle" in self.declared:
+            abandoned = store.list_keys(start)
+            await anext(abandoned)
+            with anyio.move_on_after(5 * self.patience) as scope:
+                await store.close()
+            self.check(
+                not scope.cancelled_caught, given="close() with an iteration open", expected="it ends", observed=Plain("it hangs")
+            )
+            await attempt(abandoned.aclose)
+
+    # batch
+
+    @rule("KV-25", "batch")
+    async def test_kv_25_get_many_answers_for_every_key(self) -> None:
+        """`get_many` returns every distinct key with its value or None, for no keys, repeated ones, iterators, and many.
+
+        More than `batch_size`. Catches missing keys that are left out, a generator that is used twice, and the limit of 25 or
+        100 items of a cloud's API. The three operations take any number.
+        """
+        store: Any = await self.connect()
+        size = self.numbers().batch_size
+        present = {self.key(): self.token() for _ in range(size + 2)}
+        absent = [self.key() for _ in range(3)]
+        self.same(await store.get_many([]), {}, given="get_many([])")
+        await store.set_many({})
+        await store.delete_many([])
+        await store.set_many(present)
+        expected: dict[str, str | None] = {**present, **dict.fromkeys(absent)}
+        for label, keys in {
+            "a list": list(expected),
+            "a generator": (key for key in expected),
+            "each key twice": [*expected, *expected],
+            "a set": set(expected),
+        }.items():
+            with self.case(label):
+                self.same(
+                    await store.get_many(keys),
+                    expected,
+                    given=f"get_many of {len(expected)} keys, {len(absent)} absent, as {label}",
+                )
+        await store.delete_many(key for key in [*present, absent[0]])
+        self.same(
+            await store.get_many(present), dict.fromkeys(present), given=f"get_many after delete_many of {len(present)} keys"
+        )
+
+    @rule("KV-26", "batch")
+    async def test_kv_26_a_failed_batch_is_said(self) -> None:
+        """If one item of `set_many` is invalid, the error names its key, and no key holds a value that nobody wrote.
+
+        Catches the partial success that is reported as success.
+        """
+        store: Any = await self.connect()
+        keys = [self.key() for _ in range(5)]
+        old = {key: self.token() for key in keys}
+        await store.set_many(old)
+        new: dict[str, Any] = {key: self.token() for key in keys}
+        new[keys[2]] = 7
+        error = await self.refused(lambda: store.set_many(new), TCKError, given="set_many of five items, one no text")
+        self.check(
+            keys[2] in str(error),
+            given="the error of set_many",
+            expected="it names the key that was not stored",
+            observed=str(error),
+        )
+        for key in keys:
+            self.check(
+                await store.get(key) in (old[key], new[key]),
+                given="each key after the failed set_many",
+                expected="its old value or its new one",
+                observed=await store.get(key),
+            )
+        self.same(await store.get(keys[2]), old[keys[2]], given="the key whose item was invalid")
+
+    # counter
+
+    @rule("KV-27", "counter")
+    async def test_kv_27_increment_is_exact(self) -> None:
+        """`increment` is exact: from absence, by negative numbers, under 50 concurrent calls, keeping the TTL.
+
+        The value is decimal text. A sum beyond 64 bits and a value that is no integer raise `InvalidArgumentError` and change
+        nothing. Catches get-and-set; memcached stops at 0.
+        """
+        clients = await self.clients(2)
+        store = clients[0]
+        key = self.key()
+        self.same(await store.increment(key), 1, given="increment of an absent key")
+        self.same(await store.increment(key, -5), -4, given="increment by -5 of 1")
+        self.same(await store.increment(key, 0), -4, given="increment by 0")
+        self.same(await store.get(key), "-4", given="get of a counter")
+        await store.set(key, "40")
+        self.same(await store.increment(key, 2), 42, given='increment by 2 of a key set to "40"')
+        results = await gather(partial(clients[n % 2].increment, key) for n in range(50))
+        self.same(sorted(results), list(range(43, 93)), given="the results of 50 concurrent increments of 42")
+        for label, held, delta in (
+            ("above 64 bits", str(2**63 - 1), 1),
+            ("below 64 bits", str(-(2**63)), -1),
+            ("a word", "word", 1),
+            ("a fraction", "1.5", 1),
+            ("the empty string", "", 1),
+            ("a space before", " 1", 1),
+        ):
+            with self.case(label):
+                await store.set(key, held)
+                await self.refused(
+                    partial(store.increment, key, delta), InvalidArgumentError, given=f"increment by {delta} of {held!r}"
+                )
+                self.same(await store.get(key), held, given="get after the refused increment")
+        if "ttl" in self.declared:
+            with self.case("a TTL"):
+                await store.set(key, "1", ttl=3600.0)
+                await store.increment(key)
+                left = await store.expires_in(key)
+                self.check(
+                    left is not None and 3000 < left <= 3600 + self.numbers().ttl_resolution,
+                    given="expires_in after set(ttl=3600) and increment",
+                    expected="nearly 3600",
+                    observed=left,
+                )
+
+    # watch
+
+    @rule("KV-28", "watch")
+    async def test_kv_28_a_watcher_sees_every_final_state(self) -> None:
+        """Once entered, a watcher sees the final state of every later write and delete under its prefix, in order per key.
+
+        And nothing else; it ends when it is left, and when its client closes. Catches the gap between reading and subscribing,
+        and a delete that is not told.
+        """
+        store, writer = await self.clients(2)
+        await writer.set(self.key(), "before")
+        start = self.key("w")
+        keys = [f"{start}{number}" for number in range(3)]
+        stranger, sentinel = self.key("other"), start + "-sentinel"
+        wrote: dict[str, list[str | None]] = {key: [] for key in keys}
+        seen: list[list[Change]] = [[], []]
+        async with store.watch(start) as first, writer.watch(start) as second:
+            for number in range(12):
+                key, value = keys[number % 3], self.token()
+                await writer.set(key, value)
+                wrote[key].append(value)
+                await writer.set(stranger, self.token())
+            for key in keys[:2]:
+                await writer.delete(key)
+                wrote[key].append(None)
+            await writer.set(sentinel, "end")
+
+            async def read(changes: AsyncIterator[Change], into: list[Change]) -> None:
+                async for change in changes:
+                    if change.key == sentinel:
+                        return
+                    into.append(change)
+
+            with anyio.move_on_after(5 * self.patience) as scope:
+                await gather([lambda: read(first, seen[0]), lambda: read(second, seen[1])])
+        self.check(
+            not scope.cancelled_caught,
+            given="a last write under the prefix",
+            expected="every watcher is told of it",
+            observed=Plain("nothing came in 5 s"),
+        )
+        for which, changes in zip(("the same client's watcher", "another client's watcher"), seen, strict=True):
+            with self.case(which):
+                strange = [each for each in changes if each.key not in wrote]
+                self.check(not strange, given=which, expected=f"only keys that begin with {describe(start)}", observed=strange)
+                for key, values in wrote.items():
+                    told = [each.value for each in changes if each.key == key]
+                    self.check(
+                        bool(told) and told[-1] == values[-1],
+                        given=f"{which}: the last change of a key",
+                        expected=describe(values[-1]),
+                        observed=told[-1:],
+                    )
+                    self.check(
+                        _is_subsequence(told, values),
+                        given=f"{which}: the changes of one key",
+                        expected="those that happened, in order",
+                        observed=told,
+                    )
+        if "lifecycle" in self.declared:
+            await self._check_watch_ends(store)
+
+    async def _check_watch_ends(self, store: Any) -> None:
+        with anyio.move_on_after(5 * self.patience) as scope:
+            async with store.watch(self.key()) as changes:
+                await together([lambda: anext(changes, None), store.close])
+        self.check(
+            not scope.cancelled_caught,
+            given="close() of the client while it watches",
+            expected="the watcher ends",
+            observed=Plain("it waits on"),
+        )
+
+    # transaction
+
+    @rule("KV-29", "transaction")
+    async def test_kv_29_a_transaction_is_all_or_nothing(self) -> None:
+        """All steps become visible together or none; an unmet `Expect` or an invalid step leaves no trace.
+
+        Later steps see earlier ones. Catches a pipeline that is sold as a transaction.
+        """
+        store, reader = await self.clients(2)
+        if self.numbers().staleness:
+            reader = store  # Only a client's own writes are visible at once there.
+        a, b, c = self.key("a"), self.key("b"), self.key("c")
+        await store.transact(
+            [Put(a, "1"), Put(b, "1"), Expect(a, "1"), Expect(c, None), Remove(a), Expect(a, None), Put(a, "2"), Put(b, "2")]
+        )
+        self.same(
+            [await store.get(key) for key in (a, b, c)],
+            ["2", "2", None],
+            given="a, b and c after a transaction whose later steps see the earlier",
+        )
+        for label, bad, error in (
+            ("an unmet Expect", Expect(b, "other"), ConflictError),
+            ("an Expect of absence", Expect(b, None), ConflictError),
+            ("an Expect of an absent key", Expect(c, "2"), ConflictError),
+            ("a step that is invalid", Put(b, 7), InvalidArgumentError),  # type: ignore[arg-type]
+        ):
+            with self.case(label):
+                await self.refused(
+                    partial(store.transact, [Put(a, "never"), bad, Remove(b), Put(c, "never")]),
+                    error,
+                    given=f"a transaction with {label}",
+                )
+                self.same(
+                    [await store.get(key) for key in (a, b, c)], ["2", "2", None], given="a, b and c after the failed transaction"
+                )
+
+        torn: list[object] = []
+        finished = False
+
+        async def write() -> None:
+            nonlocal finished
+            for number in range(20):
+                await store.transact([Put(a, str(number)), Put(b, str(number))])
+            finished = True
+
+        async def look() -> None:
+            while not finished:
+                # b is written after a: if the two are one step, b can never be older than a read of a that came before it.
+                first = await reader.get(a)
+                second = await reader.get(b)
+                if _number(second) < _number(first):
+                    torn.append((first, second))
+                third = await reader.get(a)
+                if _number(third) < _number(second):
+                    torn.append((third, second))
+
+        await store.transact([Put(a, "-1"), Put(b, "-1")])
+        await gather([write, look])
+        self.check(
+            not torn,
+            given="a and b read in turn while transactions write both",
+            expected="never one without the other",
+            observed=torn[:3],
+        )
+
+        async def transfer(number: int) -> None:
+            client = (store, reader)[number % 2]
+            tried: Attempt[None] = Attempt(error=ConflictError())
+            while isinstance(tried.error, ConflictError):
+                held = await client.get(c)
+                steps = [Expect(c, held), Put(c, str(int(held or 0) + 1))]
+                tried = await attempt(partial(client.transact, steps))
+            tried.result()
+
+        await gather(partial(transfer, number) for number in range(8))
+        self.same(
+            await store.get(c), "8", given="a counter after 8 concurrent transactions that each expect what they read and add 1"
+        )
+
+    # ttl
+
+    @rule("KV-30", "ttl", deadline=90)
+    async def test_kv_30_an_expired_key_is_absent_everywhere(self) -> None:
+        """`expires_in` tells the time left, and an expired key is absent for every write that asks.
+
+        None without an expiry, `NotFoundError` if absent. `compare_and_set(key, value, None)` creates, a version from before is
+        refused, an `Expect` of absence holds. Catches the -1 and -2 of Redis, and the expired item that blocks a creation.
+        """
+        store: Any = await self.connect()
+        key, plain = self.key(), self.key()
+        unit, resolution = self.ttl_unit(), self.numbers().ttl_resolution
+        await store.set(plain, "v")
+        self.same(await store.expires_in(plain), None, given="expires_in of a key without an expiry")
+        await self.refused(lambda: store.expires_in(self.key()), NotFoundError, given="expires_in of an absent key")
+        began = self.now()
+        _, gone_after = await self.set_timed(store, key, self.token(), unit)
+        left = await store.expires_in(key)
+        elapsed = self.now() - began
+        if elapsed < unit - resolution:
+            self.check(
+                isinstance(left, float | int) and unit - elapsed - resolution <= left <= unit + resolution,
+                given=f"expires_in, {elapsed:.3f} s after set(ttl={unit:g})",
+                expected=f"between {unit - elapsed - resolution:.3f} and {unit + resolution:.3f}",
+                observed=left,
+            )
+        version = None
+        if "compare_and_set" in self.declared:
+            entry = await store.get_entry(key)
+            version = None if entry is None else entry.version
+        await self.until(gone_after)
+        if "transaction" in self.declared:
+            with self.case("transact"):
+                await store.transact([Expect(key, None)])
+        if version is not None:
+            with self.case("compare_and_set with the expired version"):
+                await self.refused(
+                    lambda: store.compare_and_set(key, self.token(), version),
+                    ConflictError,
+                    given="compare_and_set with the version of an expired value",
+                )
+        if "compare_and_set" in self.declared:
+            with self.case("compare_and_set(None)"):
+                value = self.token()
+                await store.compare_and_set(key, value, None)
+                await self.wait(2 * unit)
+                self.same(
+                    await store.get(key), value, given="a value created over an expired one, after the old TTL has passed twice"
+                )
+
+    # binary
+
+    @rule("KV-31", "binary")
+    async def test_kv_31_bytes_are_kept(self) -> None:
+        """`get_bytes` after `set_bytes` returns equal `bytes`, all 256 of them and none; text is its UTF-8 form.
+
+        Catches base64 that only one side knows of. Absence is None; what is no `bytes` is refused.
+        """
+        store: Any = await self.connect()
+        key = self.key()
+        self.same(await store.get_bytes(key), None, given="get_bytes of an absent key")
+        for label, value in {
+            "every byte": bytes(range(256)),
+            "none": b"",
+            "no UTF-8": b"\xff\xfe\x80",
+            "a pickle's head": b"\x80\x04\x95",
+            "zeros": bytes(5),
+            "64 KiB": bytes(range(256)) * 256,
+        }.items():
+            with self.case(label):
+                await store.set_bytes(key, value)
+                self.same(await store.get_bytes(key), value, given=f"get_bytes after set_bytes of {label}")
+        await store.set(key, "caf\u00e9 \U0001f511")
+        self.same(await store.get_bytes(key), "caf\u00e9 \U0001f511".encode(), given="get_bytes after set of text")
+        await store.set_bytes(key, "na\u00efve".encode())
+        self.same(await store.get(key), "na\u00efve", given="get after set_bytes of UTF-8")
+        if "validation" in self.declared:
+            for wrong in ("text", bytearray(b"x"), 1, None):
+                with self.case(describe(wrong)):
+                    await self.refused(
+                        partial(store.set_bytes, key, wrong), InvalidArgumentError, given=f"set_bytes with {describe(wrong)}"
+                    )
+
+    # Everything at once
+
+    @rule("KV-32", deadline=60)
+    async def test_kv_32_a_random_walk_agrees_with_the_reference(self) -> None:
+        """Any sequence of declared operations gives the results that the reference gives.
+
+        A seeded walk in lockstep with the in-memory reference; a divergence is shortened and shown as Python. Finds what no
+        single rule foresaw: the interplay of operations.
+        """
+        # Imported here: an application's own tests of a provider should not load the model before they need it.
+        from omnitck.reference.kv_store import MemoryBackend, MemoryKVStore
+
+        divergence = await walk(
+            await self.connect(),
+            lambda: MemoryKVStore(MemoryBackend(), capabilities=self.declared),
+            _random_steps(random.Random(self.seed), self.declared),
+            names=lambda: [self.key() for _ in range(WALK_NAMES)],
+            refine=_comparable,
+        )
+        if divergence is not None:
+            self.fail_rule(
+                given=f"a random walk, OMNITCK_SEED={self.seed}; shortened to\n{divergence.reproduction}",
+                expected=divergence.expected,
+                observed=divergence.observed,
+            )
+
+
+HISTORIES = 12
+"""Short concurrent histories that one run checks: a stale read or an unchecked comparison shows in about one of three."""
+
+
+WALK_STEPS = 150
+WALK_NAMES = 3
+
+
+def _random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
+    """A walk over the declared operations, on so few keys and values that they meet, each followed by a look at its key."""
+    values = ("", "a", "b", "7", "-3", "0x1")
+
+    def value() -> str:
+        return chance.choice(values)
+
+    def transaction(key: Name) -> list[Put | Remove | Expect]:
+        other: Any = Name(chance.randrange(WALK_NAMES))
+        named: Any = key
+        kinds: tuple[Callable[[], Put | Remove | Expect], ...] = (
+            lambda: Put(named, value()),
+            lambda: Remove(other),
+            lambda: Expect(named, chance.choice((None, value()))),
+        )
+        return [chance.choice(kinds)() for _ in range(chance.randint(1, 4))]
+
+    actions: list[tuple[str | None, Callable[[Name], Step]]] = [
+        (None, lambda key: Step("set", (key, value()))),
+        (None, lambda key: Step("delete", (key,))),
+        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), None))),
+        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), Version(key.number)))),
+        ("compare_and_set", lambda key: Step("compare_and_delete", (key, Version(key.number)))),
+        ("ttl", lambda key: Step("set", (key, value()), {"ttl": 36_000.0})),
+        ("ttl", lambda key: Step("set", (key, value()), {"ttl": 72_000.0})),
+        ("batch", lambda key: Step("set_many", ({key: value(), Name((key.number + 1) % WALK_NAMES): value()},))),
+        ("batch", lambda key: Step("delete_many", ([key],))),
+        ("counter", lambda key: Step("increment", (key, chance.choice((1, -2, 10))))),
+        ("transaction", lambda key: Step("transact", (transaction(key),))),
+        ("binary", lambda key: Step("set_bytes", (key, value().encode()))),
+    ]
+    looks: list[tuple[str | None, Callable[[Name], Step]]] = [
+        (None, lambda key: Step("get", (key,))),
+        ("compare_and_set", lambda key: Step("get_entry", (key,))),
+        ("ttl", lambda key: Step("expires_in", (key,))),
+        ("list_prefix", lambda key: Step("list_keys", (key,))),
+        ("batch", lambda key: Step("get_many", ([key, Name((key.number + 1) % WALK_NAMES), key],))),
+        ("binary", lambda key: Step("get_bytes", (key,))),
+    ]
+    may_act = [make for needs, make in actions if needs is None or needs in declared]
+    may_look = [make for needs, make in looks if needs is None or needs in declared]
+    steps = []
+    for _ in range(WALK_STEPS):
+        key = Name(chance.randrange(WALK_NAMES))
+        steps += [chance.choice(may_act)(key), chance.choice(may_look)(key)]
+    return steps
+
+
+def _comparable(step: Step, value: object) -> object:
+    """A result without what differs between two good stores: versions, and the passing of time."""
+    if isinstance(value, Entry):
+        return value.value
+    if step.method == "compare_and_set":
+        return "a version"
+    if step.method == "expires_in" and isinstance(value, float | int):
+        return "an expiry"
+    return value
+
+
+async def attempt_set(store: KVStoreProtocol, key: str, value: str) -> object:
+    """What `set` returns: by its type nothing, but a provider may do otherwise."""
+    returned: Any = store.set(key, value)
+    return await returned
+
+
+async def attempt_delete(store: KVStoreProtocol, key: str) -> object:
+    """What `delete` returns."""
+    returned: Any = store.delete(key)
+    return await returned
+
+
+def _is_subsequence(part: Sequence[object], whole: Sequence[object]) -> bool:
+    """Whether *part* is *whole* with some elements left out."""
+    rest = iter(whole)
+    return all(any(each == other for other in rest) for each in part)
+
+
+def _number(text: str | None) -> int:
+    return -2 if text is None else int(text)

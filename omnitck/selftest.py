@@ -1,0 +1,173 @@
+"""The kit proves itself: references pass everything, and every defect fails exactly the rules that it names.
+
+The laws: a reference passes every rule with every capability declared, without a skip; undeclaring a capability skips exactly its
+rules; each defect *fails* (no error, no hang) the rules it names, and no other; each rule is failed by at least one defect; the
+text of a failure holds the rule's id, what was expected and observed, and no credential.
+"""
+
+import os
+import unittest
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from omnitck.defects import Defect, defects_of
+from omnitck.kit.contract import Contract, rules_of
+from omnitck.kit.outcomes import Outcome, Status, listening
+from omnitck.policies.multi_tenancy import MultiTenancyPolicy
+from omnitck.primitives.kv_store import KVStoreContract
+from omnitck.reference.kv_store import CAPABILITIES, MemoryBackend, MemoryKVStore
+from omnitck.shared.clock import ManualClock
+
+__all__ = ["REFERENCES", "SelftestReport", "reference_suite", "selftest"]
+
+CREDENTIAL = "correct-horse-battery-staple"
+
+
+class _KVStoreSuite(KVStoreContract, MultiTenancyPolicy):
+    """The reference with a clock of its own, a password, and a backend that can be out of reach."""
+
+    credentials = (CREDENTIAL,)
+    provider: type[MemoryKVStore] = MemoryKVStore
+
+    def setUp(self) -> None:
+        self.clock = ManualClock()
+        self.memory = MemoryBackend(clock=self.clock, password=CREDENTIAL)
+
+    async def make_provider(self, *, tenant_id: str | None = None, **config: Any) -> MemoryKVStore:
+        return self.provider(self.memory, tenant_id=tenant_id, password=CREDENTIAL, capabilities=self.declared)
+
+    async def unreachable_provider(self) -> MemoryKVStore:
+        return self.provider(MemoryBackend(reachable=False), capabilities=self.declared)
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+REFERENCES: dict[str, tuple[type[Contract], frozenset[str]]] = {"kv_store": (_KVStoreSuite, CAPABILITIES)}
+"""For each contract, its suite without a TestCase, and every capability there is."""
+
+
+def reference_suite(
+    contract: str,
+    provider: type[Any] | None = None,
+    *,
+    without: frozenset[str] = frozenset(),
+    base: type[unittest.TestCase] = unittest.IsolatedAsyncioTestCase,
+    **declarations: Any,
+) -> type[Any]:
+    """A suite of *contract*'s reference, or of *provider* in its place, with every policy and capability but *without*."""
+    mixin, capabilities = REFERENCES[contract]
+    members = {"capabilities": capabilities - without, "__module__": __name__, **declarations}
+    if provider is not None:
+        members["provider"] = provider
+    return type(f"Reference_{contract}" if provider is None else provider.__name__, (mixin, base), members)
+
+
+@dataclass
+class SelftestReport:
+    """What the selftest found. It is a success if the three lists are empty."""
+
+    rules: int = 0
+    defects: int = 0
+    caught: int = 0
+    """Defects that failed exactly the rules that they name."""
+    rules_without_defect: list[str] = field(default_factory=list)
+    defects_not_caught: list[str] = field(default_factory=list)
+    """One sentence for each defect that failed other rules than it names."""
+    reference_failures: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the kit can be trusted."""
+        return bool(self.rules) and not (self.rules_without_defect or self.defects_not_caught or self.reference_failures)
+
+
+def selftest(contracts: Sequence[str] = (), *, jobs: int = 0, progress: Callable[[str], None] | None = None) -> SelftestReport:
+    """Check the laws for *contracts* (all if none are given) in *jobs* processes (as many as there are cores if 0)."""
+    report = SelftestReport()
+    names = list(contracts or REFERENCES)
+    tasks: list[Callable[[], tuple[str, str, list[str]]]] = []
+    for name in names:
+        tasks.append(partial(_check_reference, name))
+        tasks += [partial(_check_without, name, each) for each in sorted(REFERENCES[name][1])]
+        count = len(defects_of(name))
+        report.defects += count
+        tasks += [partial(_check_defect, name, number) for number in range(count)]
+        rules = {each.id_in(REFERENCES[name][0].prefix) for each in rules_of(REFERENCES[name][0])}
+        report.rules += len(rules)
+        report.rules_without_defect += sorted(rules - {id for defect in defects_of(name) for id in defect.rules})
+
+    for kind, name, problems in _run(tasks, jobs or os.cpu_count() or 1):
+        if progress is not None:
+            progress(f"{kind} {name}: {'ok' if not problems else 'NOT AS IT SHOULD BE'}")
+        if kind == "defect":
+            report.caught += not problems
+            report.defects_not_caught += [f"{name} {each}" for each in problems]
+        else:
+            report.reference_failures += [f"{name}: {each}" for each in problems]
+    return report
+
+
+def _run(tasks: list[Callable[[], tuple[str, str, list[str]]]], jobs: int) -> Iterator[tuple[str, str, list[str]]]:
+    if jobs == 1:
+        for task in tasks:
+            yield task()
+        return
+
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from [future.result() for future in [pool.submit(task) for task in tasks]]
+
+
+def _outcomes(suite: type[Any]) -> dict[str, Outcome]:
+    """Run a suite with nothing printed; its outcomes by rule."""
+    outcomes: dict[str, Outcome] = {}
+    with listening(lambda cls, outcome: outcomes.__setitem__(outcome.rule, outcome) if cls is suite else None):
+        unittest.defaultTestLoader.loadTestsFromTestCase(suite).run(unittest.TestResult())
+    return outcomes
+
+
+def _check_reference(contract: str) -> tuple[str, str, list[str]]:
+    suite = reference_suite(contract)
+    outcomes = _outcomes(suite)
+    rules = {each.id_in(suite.prefix) for each in rules_of(suite)}
+    problems = [f"{id} was not run" for id in sorted(rules - set(outcomes))]
+    problems += [f"{each.rule} {each.outcome}: {each.message}" for each in outcomes.values() if each.outcome is not Status.PASSED]
+    return "reference", contract, problems
+
+
+def _check_without(contract: str, capability: str) -> tuple[str, str, list[str]]:
+    """The mirror law: without a capability its rules are not declared, and every other passes."""
+    suite = reference_suite(contract, without=frozenset({capability}))
+    problems = []
+    by_id = {each.id_in(suite.prefix): each for each in rules_of(suite)}
+    for id, outcome in _outcomes(suite).items():
+        expected = Status.NOT_DECLARED if capability in by_id[id].needs_in(suite.contract) else Status.PASSED
+        if outcome.outcome is not expected:
+            problems.append(f"{id} is {outcome.outcome}, not {expected}: {outcome.message}")
+    return "reference", f"{contract} without {capability}", problems
+
+
+def _check_defect(contract: str, number: int) -> tuple[str, str, list[str]]:
+    defect = defects_of(contract)[number]
+    outcomes = _outcomes(reference_suite(contract, defect.provider, without=defect.without))
+    return "defect", defect.name, list(_problems(defect, outcomes))
+
+
+def _problems(defect: Defect, outcomes: dict[str, Outcome]) -> Iterator[str]:
+    failed = {id for id, each in outcomes.items() if each.outcome is Status.FAILED}
+    if missed := sorted(defect.rules - failed):
+        yield f"passed {', '.join(missed)}"
+    if extra := sorted(failed - defect.rules):
+        yield f"also failed {', '.join(extra)}"
+    for id, outcome in outcomes.items():
+        if outcome.outcome is Status.ERROR:
+            yield f"ended {id} with an error: {outcome.message}"
+        if outcome.outcome is Status.FAILED:
+            missing = [each for each in (id, "expected", "observed") if each not in outcome.message]
+            if missing:
+                yield f"failed {id} with a text that lacks {', '.join(missing)}"
+            if CREDENTIAL in outcome.message:
+                yield f"failed {id} with a text that shows a credential"

@@ -1,0 +1,495 @@
+"""Many rules at a time, and suites apart from the process that asks."""
+
+import functools
+import os
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import omnitck
+from omnitck.runner import ConcurrentSuite
+
+Log = list[str]
+
+
+class Noting(unittest.TestResult):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: Log = []
+
+    def startTest(self, test: Any) -> None:  # noqa: N802
+        super().startTest(test)
+        self.log.append(f"start {_name(test)}")
+
+    def stopTest(self, test: Any) -> None:  # noqa: N802
+        super().stopTest(test)
+        self.log.append(f"stop {_name(test)}")
+
+    def addSuccess(self, test: Any) -> None:  # noqa: N802
+        self.log.append(f"success {_name(test)}")
+
+    def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802
+        super().addFailure(test, err)
+        self.log.append(f"failure {_name(test)}: {err[1]}")
+
+    def addError(self, test: Any, err: Any) -> None:  # noqa: N802
+        super().addError(test, err)
+        self.log.append(f"error {_name(test)}: {err[1]}")
+
+    def addSkip(self, test: Any, reason: str) -> None:  # noqa: N802
+        self.log.append(f"skip {_name(test)}: {reason}")
+
+
+def _name(test: Any) -> str:
+    return str(test.id()).rpartition(".")[2]
+
+
+def run(cls: type[unittest.TestCase], *, jobs: int = 4, failfast: bool = False) -> Log:
+    result = Noting()
+    result.failfast = failfast
+    ConcurrentSuite(unittest.defaultTestLoader.loadTestsFromTestCase(cls), jobs=jobs).run(result)
+    return result.log
+
+
+class TestConcurrentSuite(unittest.TestCase):
+    def test_results_arrive_whole_and_in_order_whatever_ends_first(self) -> None:
+        class Case(unittest.IsolatedAsyncioTestCase):
+            second = threading.Event()
+
+            async def test_1_waits_for_the_second(self) -> None:
+                self.assertTrue(self.second.wait(5))
+
+            async def test_2(self) -> None:
+                self.second.set()
+
+            async def test_3_fails(self) -> None:
+                self.fail("no")
+
+            async def test_4_errs(self) -> None:
+                raise ValueError("oh")
+
+            async def test_5_skips(self) -> None:
+                self.skipTest("why")
+
+        self.assertEqual(
+            run(Case),
+            [
+                *("start test_1_waits_for_the_second", "success test_1_waits_for_the_second", "stop test_1_waits_for_the_second"),
+                *("start test_2", "success test_2", "stop test_2"),
+                *("start test_3_fails", "failure test_3_fails: no", "stop test_3_fails"),
+                *("start test_4_errs", "error test_4_errs: oh", "stop test_4_errs"),
+                *("start test_5_skips", "skip test_5_skips: why", "stop test_5_skips"),
+            ],
+        )
+
+    def test_expected_failures_and_failing_subtests_are_not_lost(self) -> None:
+        class Case(unittest.TestCase):
+            @unittest.expectedFailure
+            def test_expected(self) -> None:
+                self.fail()
+
+            @unittest.expectedFailure
+            def test_unexpected(self) -> None: ...
+
+            def test_parts(self) -> None:
+                for number in range(3):
+                    with self.subTest(number=number):
+                        self.assertNotEqual(number, 1)
+
+        result = unittest.TestResult()
+        ConcurrentSuite(unittest.defaultTestLoader.loadTestsFromTestCase(Case)).run(result)
+        self.assertEqual((len(result.expectedFailures), len(result.unexpectedSuccesses), len(result.failures)), (1, 1, 1))
+        self.assertFalse(result.wasSuccessful())
+
+    def test_an_exclusive_rule_runs_alone_after_the_others_and_is_told_in_order(self) -> None:
+        running: set[str] = set()
+        seen: list[tuple[str, int]] = []
+
+        class Case(unittest.TestCase):
+            def _note(self) -> None:
+                running.add(self.id())
+                time.sleep(0.01)
+                seen.append((_name(self), len(running)))
+                running.remove(self.id())
+
+            def test_1(self) -> None:
+                self._note()
+
+            def test_2_alone(self) -> None:
+                self._note()
+
+            def test_3(self) -> None:
+                self._note()
+
+            test_2_alone.rule = mock.Mock(exclusive=True)  # type: ignore[attr-defined]
+
+        log = run(Case)
+        self.assertEqual(seen[-1], ("test_2_alone", 1))
+        self.assertEqual(
+            [each for each in log if each.startswith("start")], ["start test_1", "start test_2_alone", "start test_3"]
+        )
+
+    def test_fixtures_run_once_around_the_tests(self) -> None:
+        order: Log = []
+
+        class Case(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls) -> None:
+                order.append("set up")
+                cls.addClassCleanup(order.append, "clean up")
+
+            @classmethod
+            def tearDownClass(cls) -> None:
+                order.append("tear down")
+
+            def test_1(self) -> None:
+                order.append("test")
+
+            test_2 = test_1
+
+        module: Any = sys.modules[Case.__module__]
+        fixtures: dict[str, Any] = {each: functools.partial(order.append, each) for each in ("setUpModule", "tearDownModule")}
+        with mock.patch.multiple(module, None, True, **fixtures):
+            run(Case)
+        self.assertEqual(order, ["setUpModule", "set up", "test", "test", "tear down", "clean up", "tearDownModule"])
+
+    def test_failing_fixtures_are_told_as_unittest_tells_them(self) -> None:
+        class Case(unittest.TestCase):
+            trouble: ClassVar[BaseException]
+
+            @classmethod
+            def setUpClass(cls) -> None:
+                cls.addClassCleanup(cls._clean)
+                raise cls.trouble
+
+            @classmethod
+            def _clean(cls) -> None:
+                raise KeyError("cleanup")
+
+            def test_1(self) -> None: ...
+
+        for trouble in (ValueError("no server"), unittest.SkipTest("not here")):
+            with self.subTest(trouble):
+                Case.trouble = trouble
+                plain, concurrent = Noting(), Noting()
+                unittest.TestSuite([Case("test_1")]).run(plain)
+                ConcurrentSuite([Case("test_1")]).run(concurrent)
+                self.assertEqual(concurrent.log, plain.log)
+                self.assertEqual([str(test) for test, _ in concurrent.errors], [str(test) for test, _ in plain.errors])
+
+    def test_a_failing_module_fixture_keeps_the_tests_from_running(self) -> None:
+        class Case(unittest.TestCase):
+            def test_1(self) -> None: ...
+
+        def fail() -> None:
+            raise ValueError("no module")
+
+        result = Noting()
+        with mock.patch.object(sys.modules[Case.__module__], "setUpModule", fail, create=True):
+            ConcurrentSuite([Case("test_1")]).run(result)
+        self.assertEqual([str(test) for test, _ in result.errors], [f"setUpModule ({Case.__module__})"])
+        self.assertEqual(result.testsRun, 0)
+
+    def test_failfast_stops(self) -> None:
+        class Case(unittest.TestCase):
+            def test_1_fails(self) -> None:
+                self.fail("no")
+
+            def test_2(self) -> None: ...
+
+        self.assertEqual(run(Case, failfast=True), ["start test_1_fails", "failure test_1_fails: no", "stop test_1_fails"])
+
+    def test_an_interrupt_reaches_the_caller(self) -> None:
+        class Case(unittest.TestCase):
+            def test_1(self) -> None:
+                raise KeyboardInterrupt
+
+        with self.assertRaises(KeyboardInterrupt):
+            run(Case)
+
+    def test_waits_overlap(self) -> None:
+        barrier = threading.Barrier(8, timeout=5)
+
+        class Case(unittest.IsolatedAsyncioTestCase):
+            async def test_1(self) -> None:
+                barrier.wait()
+
+        for number in range(2, 9):
+            setattr(Case, f"test_{number}", Case.test_1)
+        self.assertEqual(len([each for each in run(Case, jobs=8) if each.startswith("success")]), 8)
+
+
+# Providers of a contract with one operation, most of them hostile. Another process imports them from a module of this text.
+
+HOSTILE = '''
+import asyncio, os, re, time, unittest
+import omnitck
+
+class Echo:
+    """The protocol."""
+    async def echo(self, text: str) -> str: ...
+
+class EchoContract(omnitck.Contract):
+    """Certifies an echo."""
+    name, prefix, protocols = "echo", "EC", {"": Echo}
+    own_capabilities = frozenset({"loud"})
+
+    @omnitck.rule("EC-01")
+    async def test_ec_01_first(self):
+        """The first answer is right."""
+        self.same(await (await self.connect()).echo("a"), "a", given="echo")
+
+    @omnitck.rule("EC-02")
+    async def test_ec_02_second(self):
+        """The second answer is right."""
+        self.same(await (await self.connect()).echo("b"), "b", given="echo")
+
+    @omnitck.rule("EC-03", "loud")
+    async def test_ec_03_loud(self):
+        """It can be loud."""
+
+class Honest(Echo):
+    async def echo(self, text):
+        return await self.act(text) if text == "b" else text
+    async def act(self, text):
+        return text
+
+def provider(act):
+    made = type(act.__name__.title(), (Honest,), {"act": act})
+    async def make():
+        return made()
+    make.__qualname__ = make.__name__ = act.__name__
+    return make
+
+class Noisy:
+    def __repr__(self): raise SystemExit("repr")
+    __str__ = __repr__
+
+class NoisyError(Exception):
+    def __str__(self): raise KeyboardInterrupt
+    __repr__ = __str__
+
+@provider
+async def honest(self, text): return text
+@provider
+async def blocks(self, text): time.sleep(1000)
+@provider
+async def keeps_the_lock(self, text): re.match("(a+)+$", "a" * 64 + "b")
+@provider
+async def hangs(self, text): await asyncio.sleep(1000)
+@provider
+async def swallows(self, text):
+    while True:
+        try: await asyncio.sleep(1000)
+        except asyncio.CancelledError: pass
+@provider
+async def leaves(self, text): print("farewell", flush=True); os._exit(3)
+@provider
+async def crashes(self, text): os.kill(os.getpid(), 11)
+@provider
+async def raises_system_exit(self, text): raise SystemExit(7)
+@provider
+async def returns_noise(self, text): return Noisy()
+@provider
+async def raises_noise(self, text): raise NoisyError
+@provider
+async def floods(self, text): return "x" * 1_000_000
+@provider
+async def prints(self, text): print('{"event": "finished"}'); return text
+
+async def opens_never(): await asyncio.sleep(1000)
+async def opens_blocked(): time.sleep(1000)
+async def opens_nothing(): return None
+async def opens_object(): return object()
+async def opens_raising(): raise SystemExit("wrong password")
+async def opens_leaving(): os._exit(9)
+
+async def opens_unavailable():
+    from omnitck.shared.exceptions import UnavailableError
+    raise UnavailableError("no server")
+
+class NoServer(EchoContract, unittest.IsolatedAsyncioTestCase):
+    @classmethod
+    def setUpClass(cls): raise OSError("no port")
+    async def make_provider(self): return Honest()
+
+class NotHere(NoServer):
+    @classmethod
+    def setUpClass(cls): raise unittest.SkipTest("no such server")
+
+class SetUpFails(EchoContract, unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self): raise OSError("no disk")
+    async def make_provider(self): return Honest()
+
+class OnTrio(EchoContract, unittest.IsolatedAsyncioTestCase):
+    backend = "trio"
+    async def make_provider(self): return Honest()
+'''
+
+
+class TestCertify(unittest.TestCase):
+    providers: ClassVar[Any]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        directory = cls.enterClassContext(tempfile.TemporaryDirectory())
+        Path(directory, "hostile_providers.py").write_text(HOSTILE)
+        sys.path.insert(0, directory)
+        cls.addClassCleanup(sys.path.remove, directory)
+        import hostile_providers  # type: ignore[import-not-found]
+
+        cls.providers = hostile_providers
+        cls.addClassCleanup(sys.modules.pop, "hostile_providers")
+
+    def certify(self, name: str, *, isolate: bool | None = True, jobs: int = 1) -> omnitck.Certificate:
+        made = getattr(self.providers, name)
+        keywords: dict[str, Any] = {"deadline": 0.2, "grace": 0.3, "isolate": isolate, "jobs": jobs}
+        began = time.monotonic()
+        if isinstance(made, type):
+            certificate = omnitck.certify(made, **keywords)
+        else:
+            certificate = omnitck.certify(self.providers.EchoContract, make_provider=made, **keywords)
+        self.assertLess(time.monotonic() - began, 10)
+        return certificate
+
+    def certify_all(self, *names: str) -> Iterator[tuple[str, omnitck.Certificate]]:
+        """Most of their time is waiting, so they wait together."""
+        with ThreadPoolExecutor(len(names)) as pool:
+            certificates = list(pool.map(self.certify, names))
+        for name, certificate in zip(names, certificates, strict=True):
+            with self.subTest(name):
+                yield name, certificate
+
+    def outcomes(self, certificate: omnitck.Certificate) -> dict[str, str]:
+        return {each.rule: str(each.outcome) for each in certificate.suites[0].outcomes}
+
+    def message(self, certificate: omnitck.Certificate, rule: str = "EC-02") -> str:
+        message = next(each.message for each in certificate.suites[0].outcomes if each.rule == rule)
+        self.assertLess(len(message), 5000)
+        return message
+
+    def test_an_honest_provider_conforms_wherever_it_runs(self) -> None:
+        for isolate in (True, False):
+            for jobs in (1, 4):
+                with self.subTest(isolate=isolate, jobs=jobs):
+                    certificate = self.certify("honest", isolate=isolate, jobs=jobs)
+                    self.assertEqual((certificate.verdict, certificate.isolated), ("conformant", isolate))
+                    self.assertEqual(self.outcomes(certificate), {"EC-01": "passed", "EC-02": "passed", "EC-03": "not declared"})
+                    self.assertEqual(certificate.suites[0].provider, "hostile_providers.Honest")
+
+    def test_a_suite_on_trio(self) -> None:
+        self.assertEqual(omnitck.certify(self.providers.OnTrio, isolate=False).verdict, "conformant")
+
+    def test_what_hangs_for_ever_is_ended_and_shown(self) -> None:
+        for name, certificate in self.certify_all("blocks", "keeps_the_lock", "swallows"):
+            self.assertNotEqual(self.outcomes(certificate)["EC-02"], "passed")
+            if name != "swallows":  # The kit's own deadline finds it; only its event loop cannot be closed.
+                self.assertEqual(certificate.verdict, "inconclusive")
+                self.assertIn(f"in {name}", self.message(certificate))
+
+    def test_in_a_thread_it_is_left_behind(self) -> None:
+        with mock.patch.object(self.providers.time, "sleep", threading.Event().wait):
+            certificate = self.certify("blocks", isolate=False)
+        self.assertEqual(self.outcomes(certificate), {"EC-01": "passed", "EC-02": "error", "EC-03": "not run"})
+        self.assertIn("left behind", self.message(certificate))
+        self.assertIn("in blocks", self.message(certificate))
+
+    def test_what_ends_its_process_is_told(self) -> None:
+        told = {"leaves": ("ended with exit status 3", "farewell"), "crashes": ("was ended by SIGSEGV", "in crashes")}
+        for name, certificate in self.certify_all(*told):
+            how, shown = told[name]
+            self.assertEqual(certificate.verdict, "inconclusive")
+            self.assertEqual(self.outcomes(certificate), {"EC-01": "passed", "EC-02": "error", "EC-03": "not run"})
+            self.assertIn(f"the process {how} during this rule", self.message(certificate))
+            self.assertIn(shown, self.message(certificate))
+            self.assertIn(f"the process {how} before", self.message(certificate, "EC-03"))
+
+    def test_other_hostility_fails_the_rule(self) -> None:
+        for name, shown in {
+            "hangs": "a verdict within 0.2 s",
+            "raises_system_exit": "SystemExit: 7",
+            "returns_noise": "Noisy object, whose __repr__ raised SystemExit",
+            "floods": "(1000000 long)",
+        }.items():
+            with self.subTest(name):
+                certificate = self.certify(name, isolate=name == "raises_system_exit")
+                self.assertEqual(certificate.verdict, "not conformant", certificate.as_json())
+                self.assertIn(shown, self.message(certificate))
+
+    def test_a_keyboard_interrupt_of_the_provider_is_not_the_users(self) -> None:
+        certificate = self.certify("raises_noise")
+        self.assertNotEqual(self.outcomes(certificate)["EC-02"], "passed")
+
+    def test_what_a_provider_prints_is_no_event(self) -> None:
+        self.assertEqual(self.certify("prints").verdict, "conformant")
+
+    def test_what_is_no_provider_is_bad_input(self) -> None:
+        for name, sentence in {
+            "opens_nothing": "make_provider returned None",
+            "opens_object": "which is no provider of echo: it has none of echo.",
+            "opens_raising": "make_provider raised SystemExit: wrong password",
+        }.items():
+            for isolate in (True, False) if name == "opens_nothing" else (False,):
+                with self.subTest(name, isolate=isolate), self.assertRaises(omnitck.UsageError) as caught:
+                    self.certify(name, isolate=isolate)
+                self.assertIn(sentence, str(caught.exception))
+
+    def test_a_provider_that_cannot_be_opened_is_inconclusive(self) -> None:
+        sentences = {
+            "opens_never": "No provider could be opened",
+            "opens_blocked": "Opening a provider did not end",
+            "opens_leaving": "The process ended with exit status 9 while a provider was opened",
+            "opens_unavailable": "UnavailableError: no server",
+        }
+        for name, certificate in self.certify_all(*sentences):
+            self.assertEqual((certificate.verdict, certificate.exit_status), ("inconclusive", 3))
+            self.assertIn(sentences[name], certificate.suites[0].problem)
+            self.assertEqual(set(self.outcomes(certificate).values()), {"not run"})
+
+    def test_fixtures_that_fail_are_told(self) -> None:
+        certificate = self.certify("NoServer")
+        self.assertIn("raised OSError: no port", certificate.suites[0].problem)
+        self.assertEqual(certificate.verdict, "inconclusive")
+        certificate = self.certify("NotHere")
+        self.assertEqual((certificate.verdict, certificate.exit_status), ("nothing ran", 5))
+        self.assertIn("no such server", self.message(certificate))
+        certificate = self.certify("SetUpFails")
+        self.assertEqual(certificate.verdict, "inconclusive")
+        self.assertIn("OSError: no disk", self.message(certificate))
+
+    def test_the_outcome_stream_holds_the_rule_that_hung(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "results")
+            with mock.patch.dict(os.environ, OMNITCK_RESULTS=path):
+                self.certify("blocks")
+            lines = Path(path).read_text().splitlines()
+        self.assertEqual(len(lines), 2)
+        self.assertIn('"error"', lines[-1])
+
+    def test_bad_input_of_one_suite_does_not_lose_the_others(self) -> None:
+        good, bad = (
+            omnitck.compose(self.providers.EchoContract, make_provider=getattr(self.providers, each), class_name=each)
+            for each in ("honest", "opens_nothing")
+        )
+        certificate = omnitck.certify(bad, good, isolate=False)
+        self.assertEqual([each.verdict for each in certificate.suites], ["inconclusive", "conformant"])
+        self.assertEqual(certificate.exit_status, 2)
+
+    def test_secrets_do_not_appear(self) -> None:
+        certificate = omnitck.certify(
+            self.providers.EchoContract, make_provider=self.providers.leaves, credentials=("farewell",), isolate=True
+        )
+        self.assertNotIn("farewell", certificate.as_json())
+
+
+if __name__ == "__main__":
+    unittest.main()
