@@ -2,8 +2,8 @@
 
 Time is judged by windows that are certain. A value must be there in a read that *returned* before the `set` was *called*
 plus `ttl - ttl_resolution`; it must be gone in a read that was *called* after the `set` *returned* plus
-`ttl + ttl_resolution`. Between the two, and on a machine too busy to look in time, nothing is concluded. `ttl=1; sleep(1.1)` would flake on memcached, whose
-clock ticks whole seconds, and fail on etcd, which grants 2 s for 1 s.
+`ttl + ttl_resolution`. Between the two, and on a machine too busy to look in time, nothing is concluded. `ttl=1; sleep(1.1)`
+would flake on memcached, whose clock ticks whole seconds, and fail on etcd, which grants 2 s for 1 s.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

@@ -468,9 +468,12 @@ class Journaled:
                 client.closed = True
             try:
                 made = member(*arguments, **keywords)
+            except (KeyboardInterrupt, SystemExit) as error:
+                entry.error = error
+                raise _fatal(error) from error
             except BaseException as error:
                 entry.error = error
-                raise _survivable(error)
+                raise
             if inspect.isawaitable(made):
                 return _finish(made, entry)
 
@@ -483,22 +486,20 @@ class Journaled:
 async def _finish(made: Awaitable[T], entry: _Call) -> T:
     try:
         result = await made
+    except (KeyboardInterrupt, SystemExit) as error:
+        entry.error = error
+        raise _fatal(error) from error
     except BaseException as error:
         entry.error = error
-        raise _survivable(error)
+        raise
 
     entry.outcome = result
     return result
 
 
-def _survivable(error: BaseException) -> BaseException:
-    """*error*, but what would end the whole run is the provider's failure: Ctrl-C cancels a task, it is not raised in one."""
-    if not isinstance(error, KeyboardInterrupt | SystemExit):
-        return error
-
-    violation = Violation(expected="no exception", observed=f"{describe_error(error)}, which ends the whole program")
-    violation.__cause__ = error
-    return violation
+def _fatal(error: BaseException) -> Violation:
+    """What would end the whole run is the provider's failure: Ctrl-C cancels a task, it is not raised inside one."""
+    return Violation(expected="no exception", observed=f"{describe_error(error)}, which ends the whole program")
 
 
 def _note(touched: dict[str, None], argument: object) -> None:
