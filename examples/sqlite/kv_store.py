@@ -60,8 +60,7 @@ class SQLiteKVStore(Client):
     """A store in the SQLite file at *path*; processes and threads may share it."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
-        "compare_and_set ttl list_prefix batch counter transaction linearizable binary "
-        "lifecycle validation shared limits".split()
+        "compare_and_set ttl list_prefix batch counter transaction linearizable binary lifecycle validation shared limits".split()
     )
     limits: ClassVar[Limits] = Limits(
         key_bytes=1024, value_bytes=2**20, min_ttl=0.1, ttl_resolution=0.1, page_size=100, batch_size=100
@@ -160,9 +159,7 @@ class SQLiteKVStore(Client):
             total = delta if row is None else arguments.parse_integer(key, row[0]) + delta
             if total not in arguments.INT64:
                 raise InvalidArgumentError(f"the sum at {key!r} exceeds 64 bits")
-            sql = (
-                "INSERT OR REPLACE INTO entries (tenant, key, value, expires) VALUES (:tenant, :key, :value, :expires)"
-            )
+            sql = "INSERT OR REPLACE INTO entries (tenant, key, value, expires) VALUES (:tenant, :key, :value, :expires)"
             expires = math.inf if row is None else row[1]
             await self._execute(sql, key=encoded, value=b"%d" % total, expires=expires)
             return total
@@ -265,9 +262,7 @@ class SQLiteKVStore(Client):
         """*work* as an operation: all of it or nothing."""
         async with self._turn:
             try:
-                await self._execute(
-                    "BEGIN IMMEDIATE"
-                )  # takes the write lock now: what is read cannot change until COMMIT
+                await self._execute("BEGIN IMMEDIATE")  # takes the write lock now: what is read cannot change until COMMIT
                 result = await work()
                 await self._execute("COMMIT")
             except BaseException:
@@ -298,9 +293,7 @@ def _folder() -> Path:
         return _folders[0]
 
 
-async def make_store(
-    *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
-) -> SQLiteKVStore:
+async def make_store(*, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object) -> SQLiteKVStore:
     """A client of this process's own file."""
     if address is not None:
         raise UnsupportedError("SQLite is embedded: there is no address to connect to")

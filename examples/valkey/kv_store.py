@@ -280,8 +280,6 @@ class ValkeyKVStore(Client):
         await self._pool.disconnect()
 
 
-async def make_store(
-    *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
-) -> ValkeyKVStore:
+async def make_store(*, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object) -> ValkeyKVStore:
     """A client of the example's own server, or of the one at ``OMNITCK_REDIS_URL``."""
     return await ValkeyKVStore.connect(await servers.connect_info(servers.valkey, address), tenant_id=tenant_id)

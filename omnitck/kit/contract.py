@@ -308,8 +308,10 @@ class Contract:
         if type(observed) is type(expected) and observed == expected:
             return
 
-        kind = "" if type(observed) is type(expected) else f" (type {type(observed).__name__})"
-        self.fail_rule(given=given, expected=describe(expected), observed=describe(observed) + kind, hint=hint)
+        wanted, seen = describe(expected), describe(observed)
+        if wanted == seen:
+            wanted, seen = (f"{text}, of type {type(each).__name__}" for text, each in ((wanted, expected), (seen, observed)))
+        self.fail_rule(given=given, expected=wanted, observed=seen, hint=hint)
 
     async def refused(
         self,

@@ -684,7 +684,8 @@ class KVStoreContract(CommonRules, ExpiryRules):
     async def test_kv_18_every_write_invalidates_versions(self) -> None:
         """A plain write, even of an equal value, and a delete with a new creation, invalidate every earlier version.
 
-        The ABA problem. Catches a version that is a hash of the value, and a counter that starts at 1 again after a delete.
+        The ABA problem. Catches a version that is a hash of the value, and a counter that starts at 1 again after a delete. SQLite
+        keeps AUTOINCREMENT numbers across deletes, Redis needs a counter that outlives its keys, NATS has its revision.
         """
         store: Any = await self.connect()
         key, value = "", self.token()
@@ -797,7 +798,8 @@ class KVStoreContract(CommonRules, ExpiryRules):
     async def test_kv_22_a_listing_is_complete(self) -> None:
         """`list_keys(prefix)` yields every live key that starts with *prefix*, exactly once, over several pages, and none else.
 
-        By code points, not by path segments. Catches a listing of one page, and a LIKE that is not escaped.
+        By code points, not by path segments. Catches a listing of one page, and a LIKE that is not escaped. A pattern of NATS
+        matches whole tokens only, so a provider filters the rest of the prefix itself.
         """
         store: Any = await self.connect()
         size = self.numbers().page_size
@@ -965,7 +967,8 @@ class KVStoreContract(CommonRules, ExpiryRules):
         """`increment` is exact: from absence, by negative numbers, under 50 concurrent calls, keeping the TTL.
 
         The value is decimal text. A sum beyond 64 bits and a value that is no integer raise `InvalidArgumentError` and change
-        nothing. Catches get-and-set; memcached stops at 0.
+        nothing. Catches get-and-set; memcached stops at 0. Lua in Redis counts in doubles, which are exact to 53 bits only:
+        HINCRBY is exact, and its sum must not pass through Lua's numbers.
         """
         clients = await self.clients(2)
         store = clients[0]
@@ -1083,7 +1086,8 @@ class KVStoreContract(CommonRules, ExpiryRules):
     async def test_kv_29_a_transaction_is_all_or_nothing(self) -> None:
         """All steps become visible together or none; an unmet `Expect` or an invalid step leaves no trace.
 
-        Later steps see earlier ones. Catches a pipeline that is sold as a transaction.
+        Later steps see earlier ones. Catches a pipeline that is sold as a transaction. A script of Redis is not rolled back, so
+        it checks before it writes; an absent row of PostgreSQL cannot be locked, so two transactions may both miss it.
         """
         store, reader = await self.clients(2)
         if self.numbers().staleness:
