@@ -5,6 +5,7 @@ named; with ``OMNITCK_REQUIRE_BACKENDS=1`` it is a failure.
 """
 
 import argparse
+import logging
 import sys
 import unittest
 from importlib import import_module
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown backend {', '.join(sorted(unknown))}; known are {', '.join(SUITES)}")
 
+    # nats-py leaves tasks behind whose connection was cut, and asyncio would print each one's traceback over the matrix.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     results: dict[str, dict[str, str]] = {}
     verdicts: dict[str, str] = {}
     for backend in chosen.backends or SUITES:

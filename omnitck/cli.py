@@ -5,6 +5,7 @@ selftest failed, 5 nothing ran.
 """
 
 import argparse
+import functools
 import inspect
 import json
 import os
@@ -12,11 +13,11 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from omnitck import __version__
-from omnitck.kit.contract import PROFILES, Contract, Policy, Rule, known_capabilities, rules_of
+from omnitck.kit.contract import HOOKS, PROFILES, Contract, Policy, Rule, known_capabilities, rules_of
 from omnitck.kit.text import UsageError, describe, suggest
 from omnitck.loader import BUILT_IN, Recipe, find, registered
 from omnitck.report.certificate import Certificate
@@ -140,11 +141,11 @@ _above_0.__name__ = "number"
 
 
 def _certify(options: argparse.Namespace) -> int:
-    from omnitck import runner
+    from omnitck import isolation
 
     config = _configuration(options.config, needed=not options.targets)
     recipes = _recipes(options, config)
-    settings = runner.Settings(
+    settings = isolation.Settings(
         jobs=_setting("jobs", options.jobs, config, _at_least_1, 1),
         seed=_setting("seed", options.seed, config, int, 0),
         rules=tuple(options.rule),
@@ -155,18 +156,18 @@ def _certify(options: argparse.Namespace) -> int:
     output = standard_output()
     progress = Progress(output, verbosity=2 if options.verbose else 0 if options.quiet else 1)
     try:
-        certificate = runner.certify(sources, settings, progress)
+        certificate = isolation.certify(sources, settings, progress)
     finally:
         progress.end()
     summarize(certificate, output, brief=options.quiet)
     return _write(certificate, options, config, output)
 
 
-def _write(certificate: Certificate, options: argparse.Namespace, config: "_Configuration", output: Printer) -> int:
+def _write(certificate: Certificate, options: argparse.Namespace, config: Mapping[str, Any], output: Printer) -> int:
     """Write the files; a report that cannot be written goes to the terminal, so that the run is not lost."""
-    file = options.output or config.values.get("output") or (None if certificate.selection else CERTIFICATE)
+    file = options.output or config.get("output") or (None if certificate.selection else CERTIFICATE)
     status, lost = certificate.exit_status, False
-    for path, title in ((file, "certificate"), (options.json or config.values.get("json"), "report")):
+    for path, title in ((file, "certificate"), (options.json or config.get("json"), "report")):
         if not path:
             continue
         try:
@@ -181,7 +182,7 @@ def _write(certificate: Certificate, options: argparse.Namespace, config: "_Conf
     return status
 
 
-def _recipes(options: argparse.Namespace, config: "_Configuration") -> list[Recipe]:
+def _recipes(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Recipe]:
     """The suites to run: the targets given, or else those of the configuration."""
     common = {
         "patience": _setting("patience", options.patience, config, _above_0, None),
@@ -190,13 +191,11 @@ def _recipes(options: argparse.Namespace, config: "_Configuration") -> list[Reci
         "capabilities": sorted(set(_split(options.capability))) or None,
     }
     common = {key: value for key, value in common.items() if value is not None}
+    suites = config.get("suites", [])
     if options.targets:
         contracts = _contracts(_split(options.contract), _split(options.policy))
-        return [Recipe(each, contracts, common) for each in options.targets]
-
-    return [
-        Recipe(each.target, _contracts(each.contract, each.policies), {**each.declarations, **common}) for each in config.suites
-    ]
+        suites = [Recipe(each, contracts) for each in options.targets]
+    return [replace(each, declarations={**each.declarations, **common}) for each in suites]
 
 
 def _split(texts: Iterable[str]) -> list[str]:
@@ -214,24 +213,6 @@ def _contracts(contracts: Sequence[str], policies: Sequence[str]) -> tuple[str, 
 # Configuration
 
 
-@dataclass(frozen=True)
-class _Suite:
-    """One entry of `suites`."""
-
-    target: str
-    contract: list[str]
-    policies: list[str]
-    declarations: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Configuration:
-    """What `[tool.omnitck]` says."""
-
-    values: Mapping[str, Any]
-    suites: tuple[_Suite, ...]
-
-
 _KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "suites": ((list,), "a list of tables"),
     "jobs": ((int,), "a whole number"),
@@ -242,6 +223,7 @@ _KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "json": ((str,), "a file's name"),
     "output": ((str,), "a file's name"),
 }
+_SUITE_DECLARATIONS = frozenset(("capabilities", "profile", "known_deviations"))
 _SUITE_KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "target": ((str,), 'a string, such as "package.module:name"'),
     "contract": ((str,), "the name of a contract"),
@@ -252,37 +234,40 @@ _SUITE_KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _configuration(path: str | None, *, needed: bool) -> _Configuration:
-    """Read the configuration. Without targets it has to name suites."""
+def _configuration(path: str | None, *, needed: bool) -> dict[str, Any]:
+    """What `[tool.omnitck]` says, with recipes as its `suites`. Without targets on the command line it has to name some."""
     file = path or "pyproject.toml"
     if not path and not os.path.exists(file):
         if needed:
             raise UsageError("nothing to certify: give a TARGET, or name suites under [tool.omnitck] in pyproject.toml.")
 
-        return _Configuration({}, ())
+        return {}
 
+    tool = _read_toml(file).get("tool", {})
+    values = tool.get("omnitck", {}) if isinstance(tool, dict) else tool
+    where = f"configuration {file!r}"
+    if not isinstance(values, dict):
+        raise UsageError(f"{where}: tool.omnitck is {describe(values)}, not a table.")
+
+    _check_keys(values, _KEYS, f"{where}: tool.omnitck")
+    suites = [_suite(each, f"{where}: suites[{number}]") for number, each in enumerate(values.get("suites", ()))]
+    if needed and not suites:
+        raise UsageError(f"nothing to certify: {where} names no suites under [tool.omnitck]; or give a TARGET.")
+
+    return {**values, "suites": suites}
+
+
+def _read_toml(file: str) -> dict[str, Any]:
     try:
         with open(file, "rb") as source:
-            document = tomllib.load(source)
+            return tomllib.load(source)
     except OSError as error:
         raise UsageError(f"configuration {file!r} cannot be read: {error.strerror or error}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"configuration {file!r} is no TOML: {error}.") from None
 
-    tool = document.get("tool", {})
-    values = tool.get("omnitck", {}) if isinstance(tool, dict) else tool
-    if not isinstance(values, dict):
-        raise UsageError(f"configuration {file!r}: tool.omnitck is {describe(values)}, not a table.")
 
-    _check_keys(values, _KEYS, f"configuration {file!r}: tool.omnitck")
-    suites = tuple(_suite(each, f"configuration {file!r}: suites[{n}]") for n, each in enumerate(values.get("suites", ())))
-    if needed and not suites:
-        raise UsageError(f"nothing to certify: configuration {file!r} names no suites under [tool.omnitck]; or give a TARGET.")
-
-    return _Configuration(values, suites)
-
-
-def _suite(entry: object, where: str) -> _Suite:
+def _suite(entry: object, where: str) -> Recipe:
     if not isinstance(entry, dict):
         raise UsageError(f"{where} is {describe(entry)}, not a table with a target.")
 
@@ -290,8 +275,8 @@ def _suite(entry: object, where: str) -> _Suite:
     if "target" not in entry:
         raise UsageError(f"{where} has no target: give package.module:name.")
 
-    declarations = {key: entry[key] for key in ("capabilities", "profile", "known_deviations") if key in entry}
-    return _Suite(entry["target"], _split([entry.get("contract", "")]), entry.get("policies", []), declarations)
+    contracts = _contracts(_split([entry.get("contract", "")]), entry.get("policies", []))
+    return Recipe(entry["target"], contracts, {key: entry[key] for key in _SUITE_DECLARATIONS & entry.keys()})
 
 
 def _check_keys(values: Mapping[str, Any], known: Mapping[str, tuple[tuple[type, ...], str]], where: str) -> None:
@@ -307,13 +292,13 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, tuple[tuple[type,
             raise UsageError(f"{where}.{key} is {describe(value)}, not {words}.")
 
 
-def _setting(key: str, flag: Any, config: _Configuration, convert: Callable[[str], Any], default: Any) -> Any:
+def _setting(key: str, flag: Any, config: Mapping[str, Any], convert: Callable[[str], Any], default: Any) -> Any:
     """The value of a flag, or else of the environment, or else of the configuration."""
     if flag is not None:
         return flag
 
     variable = f"OMNITCK_{key.upper()}"
-    given = {variable: os.environ.get(variable), f"tool.omnitck.{key} of the configuration": config.values.get(key)}
+    given = {variable: os.environ.get(variable), f"tool.omnitck.{key} of the configuration": config.get(key)}
     for source, value in given.items():
         if value not in (None, ""):
             try:
@@ -366,7 +351,11 @@ def _kind(contract: type[Contract]) -> str:
 
 
 def _first_sentence(contract: type) -> str:
-    return " ".join((inspect.getdoc(contract) or "").partition("\n\n")[0].split())
+    return _on_one_line((inspect.getdoc(contract) or "").partition("\n\n")[0])
+
+
+def _on_one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -381,8 +370,7 @@ def _explain(options: argparse.Namespace) -> int:
         raise UsageError(f"unknown rule {options.rule!r}; {suggest(id, known)}")
 
     contract, rule = known[id]
-    defects = _defects_against(id)
-    output = standard_output()
+    defects = _defects().get(id, {})
     if options.json:
         document = {
             "id": id,
@@ -391,34 +379,35 @@ def _explain(options: argparse.Namespace) -> int:
             "statement": rule.statement,
             "rationale": rule.rationale,
             "deadline": rule.deadline,
-            "defects": [{"name": name, "story": story} for name, story in defects],
+            "defects": [{"name": name, "story": story} for name, story in defects.items()],
         }
-        output.raw(json.dumps(document, indent=2) + "\n")
+        standard_output().raw(json.dumps(document, indent=2) + "\n")
         return 0
 
-    output.line(f"{id} [{rule.level_in(contract)}] {rule.statement}")
-    output.line(f"  {_kind(contract)} {contract.name} {contract.version}")
-    if rule.rationale:
-        output.line()
-        output.line(textwrap.indent(rule.rationale, "  "))
-    if defects:
-        output.line()
-        output.line("  Broken by:")
-        for name, story in defects:
-            output.line(f"    {name}: {story}")
+    paragraphs = [
+        f"{id} [{rule.level_in(contract)}] {rule.statement}\n  {_kind(contract)} {contract.name} {contract.version}",
+        textwrap.indent(rule.rationale, "  "),
+        "\n".join(["  Broken by:", *(f"    {name}: {story}" for name, story in defects.items())] if defects else []),
+    ]
+    standard_output().line("\n\n".join(filter(None, paragraphs)))
     return 0
 
 
-def _defects_against(id: str) -> list[tuple[str, str]]:
-    """Name and story of each defect that breaks the rule."""
+@functools.cache
+def _defects() -> dict[str, dict[str, str]]:
+    """For each rule, the defects that break it: name and story."""
     from omnitck.defects import defects_of
 
-    return [(each.name, each.story) for name in BUILT_IN for each in defects_of(name) if id in each.rules]
+    found: dict[str, dict[str, str]] = {}
+    for defect in [each for name in BUILT_IN for each in defects_of(name)]:
+        for id in defect.rules:
+            found.setdefault(id, {})[defect.name] = defect.story
+    return found
 
 
 def _spec(options: argparse.Namespace) -> int:
     names = options.contracts or [each.name for each in registered() if each.contract is not None]
-    text = "\n".join(line.rstrip() for name in names for line in _specification(find(name)))
+    text = "\n\n".join(part for name in names for part in _specification(find(name))) + "\n"
     output = standard_output()
     if options.check:
         return _check_spec(options.check, text, output)
@@ -449,53 +438,31 @@ def _check_spec(path: str, text: str, output: Printer) -> int:
 
 
 def _specification(contract: type[Contract]) -> Iterator[str]:
-    """The contract as Markdown, line by line."""
+    """The contract as Markdown, block by block."""
     yield f"# {contract.name} {contract.version}"
-    yield ""
-    yield inspect.getdoc(contract) or ""
-    yield ""
+    if doc := inspect.getdoc(contract):
+        yield doc
     for capability, protocol in contract.protocols.items():
         yield f"## Capability `{capability}`" if capability else "## Protocol"
-        yield ""
-        yield "```python"
-        yield inspect.getsource(protocol).rstrip()
-        yield "```"
-        yield ""
+        yield f"```python\n{inspect.getsource(protocol).rstrip()}\n```"
     if not issubclass(contract, Policy):
         yield "## Capabilities"
-        yield ""
-        for name in sorted(contract.own_capabilities):
-            yield f"- `{name}`"
-        for name in sorted(PROFILES["production"]):
-            yield f"- `{name}` (profile `production`)"
-        yield ""
+        yield "\n".join(
+            [f"- `{each}`" for each in sorted(contract.own_capabilities)]
+            + [f"- `{each}` (profile `production`)" for each in sorted(PROFILES["production"])]
+        )
     yield "## Hooks"
-    yield ""
-    for hook in ("make_provider", "unreachable_provider", "backend_address", "advance"):
-        yield f"- `{hook}`: {' '.join((inspect.getdoc(getattr(Contract, hook)) or '').split())}"
-    yield ""
+    yield "\n".join(f"- `{hook}`: {_on_one_line(inspect.getdoc(getattr(Contract, hook)))}" for hook in HOOKS)
     yield "## Rules"
-    yield ""
     for rule in rules_of(contract):
-        yield from _rule_as_markdown(rule, contract)
-
-
-def _rule_as_markdown(rule: Rule, contract: type[Contract]) -> Iterator[str]:
-    id = rule.id_in(contract.prefix)
-    yield f"### {id} ({rule.level_in(contract)})"
-    yield ""
-    yield rule.statement
-    yield ""
-    if rule.rationale:
-        yield rule.rationale
-        yield ""
-    defects = _defects_against(id)
-    if defects:
-        yield "Defects that break it:"
-        yield ""
-        for name, story in defects:
-            yield f"- `{name}`: {story}"
-        yield ""
+        id = rule.id_in(contract.prefix)
+        yield f"### {id} ({rule.level_in(contract)})"
+        yield rule.statement
+        if rule.rationale:
+            yield rule.rationale
+        if defects := _defects().get(id):
+            yield "Defects that break it:"
+            yield "\n".join(f"- `{name}`: {story}" for name, story in defects.items())
 
 
 # selftest

@@ -12,12 +12,12 @@ import sys
 import types
 import unittest
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from weakref import WeakKeyDictionary
 
-from omnitck.kit.contract import Contract, Policy, Rule, rules_of
+from omnitck.kit.contract import HOOKS, Contract, Policy, Rule, rules_of
 from omnitck.kit.outcomes import Outcome
 from omnitck.kit.text import UsageError, describe, describe_error, suggest
 from omnitck.shared.models import Limits
@@ -48,19 +48,7 @@ BUILT_IN: Mapping[str, str] = {
 """The kit's own contracts and policies. A new one is one file and one line here."""
 
 ENTRY_POINTS = "omnitck.contracts"
-HOOKS = ("make_provider", "unreachable_provider", "backend_address", "advance")
-"""What a suite may supply as coroutine functions."""
-DECLARATIONS = (
-    "capabilities",
-    "profile",
-    "limits",
-    "credentials",
-    "known_deviations",
-    "patience",
-    "deadline",
-    "backend",
-    "again",
-)
+DECLARATIONS = tuple("capabilities profile limits credentials known_deviations patience deadline backend again".split())
 """What a suite may declare as data."""
 
 
@@ -200,8 +188,7 @@ def compose(
 
 def build_suite(*contracts: str | type, make_provider: Factory, jobs: int = 1, **declarations: Any) -> unittest.TestSuite:
     """The tests of `compose` with the same arguments; with *jobs* above 1, that many at a time."""
-    suite = _compose(contracts, {"make_provider": make_provider, **declarations}, None, _caller())
-    return _tests_of(suite, jobs)
+    return _concurrent(_compose(contracts, {"make_provider": make_provider, **declarations}, None, _caller()), jobs)
 
 
 def load_tests_for(
@@ -212,11 +199,11 @@ def load_tests_for(
 ) -> Callable[[object, object, object], unittest.TestSuite]:
     """The same as a function of unittest's `load_tests` protocol: `load_tests = load_tests_for(...)`."""
     suite = _compose(contracts, {"make_provider": make_provider, **declarations}, None, _caller())
-    _check_jobs(jobs)
+    _concurrent(suite, jobs)  # Bad input is refused where it is given.
 
     # The loader that it is given is not used: nose2's cannot load a test case.
     def load_tests(loader: object, standard_tests: object, pattern: object) -> unittest.TestSuite:
-        tests = _tests_of(suite, jobs)
+        tests = _concurrent(suite, jobs)
         if isinstance(standard_tests, unittest.TestSuite) and standard_tests.countTestCases():
             return unittest.TestSuite([standard_tests, tests])
 
@@ -243,7 +230,7 @@ def certify(
     otherwise. *progress* receives each outcome as it comes, *rules* selects by id (`KV-0*`), *seed* repeats a run, and a rule
     that has no verdict *grace* seconds after its deadline is ended. Raises UsageError.
     """
-    from omnitck import runner
+    from omnitck import isolation
 
     suites = [each for each in contracts if is_suite(each)]
     others = [each for each in contracts if not is_suite(each)]
@@ -257,8 +244,8 @@ def certify(
     elif declarations:
         suites = [specialise(each, declarations) for each in suites]
 
-    settings = runner.Settings(jobs=jobs, seed=seed, rules=tuple(rules or ()), grace=grace, isolate=isolate)
-    return runner.certify([runner.source_of(each, settings) for each in suites], settings, runner.Observer(progress))
+    settings = isolation.Settings(jobs=jobs, seed=seed, rules=tuple(rules or ()), grace=grace, isolate=isolate)
+    return isolation.certify([isolation.source_of(each, settings) for each in suites], settings, isolation.Observer(progress))
 
 
 def is_suite(candidate: object) -> TypeGuard[Suite]:
@@ -272,7 +259,11 @@ def specialise(suite: Suite, declarations: Mapping[str, Any]) -> Suite:
         return suite
 
     special = _new_class(suite.__name__, suite.__qualname__, suite.__module__, (suite,), declarations)
-    _origins[special] = _Origin((), suite, dict(declarations), None)
+    base, plain = recipe_of(suite), _plain(declarations)
+    if base is None or plain is None:
+        _recipes[special] = None
+    else:
+        _recipes[special] = replace(base, declarations={**base.declarations, **plain})
     return special
 
 
@@ -294,31 +285,23 @@ def select(suite: type, patterns: Iterable[str]) -> list[Rule]:
 
 
 def _caller() -> str:
-    frame = inspect.currentframe()
-    try:
-        caller = frame.f_back.f_back if frame and frame.f_back else None
-        return str(caller.f_globals.get("__name__", __name__)) if caller else __name__
-    finally:
-        del frame
+    """The module that called the public function."""
+    return str(sys._getframe(2).f_globals.get("__name__", __name__))
 
 
-def _tests_of(suite: Suite, jobs: int) -> unittest.TestSuite:
-    _check_jobs(jobs)
-    tests = unittest.defaultTestLoader.loadTestsFromTestCase(suite)
-    if jobs == 1:
-        return tests
-
+def _concurrent(suite: Suite, jobs: int) -> unittest.TestSuite:
     from omnitck.runner import ConcurrentSuite
 
-    return ConcurrentSuite(tests, jobs=jobs)
+    return ConcurrentSuite(unittest.defaultTestLoader.loadTestsFromTestCase(suite), jobs)
 
 
-def _check_jobs(jobs: int) -> None:
-    if not isinstance(jobs, int) or jobs < 1:
-        raise UsageError(f"jobs is {describe(jobs)}: give the number of rules to run at a time, from 1.")
-
-
-def _compose(contracts: Iterable[str | type], declarations: Mapping[str, Any], class_name: str | None, module: str) -> Suite:
+def _compose(
+    contracts: Iterable[str | type],
+    declarations: Mapping[str, Any],
+    class_name: str | None,
+    module: str,
+    recipe: "Recipe | None" = None,
+) -> Suite:
     bases = [find(each) for each in contracts]
     if not bases:
         raise UsageError(f"no contract was given; {suggest('', BUILT_IN)}")
@@ -327,17 +310,16 @@ def _compose(contracts: Iterable[str | type], declarations: Mapping[str, Any], c
     if twice is not None:
         raise UsageError(f"{twice.name} is given twice: once is enough.")
 
-    factory = declarations.get("make_provider")
-    capabilities = getattr(factory, "capabilities", None)
+    capabilities = getattr(declarations["make_provider"], "capabilities", None)
     if "capabilities" not in declarations and capabilities is not None:
         declarations = {**declarations, "capabilities": capabilities}
     if class_name is None or not class_name.isidentifier():
         class_name = "Test" + "".join(each.__name__.removesuffix("Contract").removesuffix("Policy") for each in bases)
+    recipe = recipe or _recipe(bases, declarations, class_name)
+    if recipe is not None:
+        declarations = {"again": recipe.command(), **declarations}
     suite = _new_class(class_name, class_name, module, (*bases, unittest.IsolatedAsyncioTestCase), declarations)
-    _origins[suite] = origin = _Origin(tuple(bases), None, dict(declarations), class_name)
-    recipe = origin.recipe()
-    if recipe is not None and not getattr(suite, "again", ""):
-        setattr(suite, "again", recipe.command())  # noqa: B010  mypy knows no `again` of a TestCase
+    _recipes[suite] = recipe
     return suite
 
 
@@ -396,19 +378,18 @@ class Recipe:
 
         contracts = [cast("type", resolve(each)) if ":" in each else each for each in self.contracts]
         name = self.class_name or getattr(target, "__name__", None)
-        suite = _compose(contracts, {"make_provider": target, **declarations}, name, _module_of(target))
-        if not self.declarations.get("again"):
-            setattr(suite, "again", self.command())  # noqa: B010  mypy knows no `again` of a TestCase
-        return suite
+        return _compose(contracts, {"make_provider": target, **declarations}, name, target.__module__ or __name__, self)
 
     def command(self) -> str:
         """The command that repeats one rule, with `{rule}` in it; nothing if a shell could not say it."""
-        if any(key in HOOKS or key in ("limits", "credentials", "known_deviations") for key in self.declarations):
-            return ""
-        if any(":" in each for each in self.contracts):
+        if self.declarations.keys() & {*HOOKS, "limits", "credentials", "known_deviations"} or ":" in "".join(self.contracts):
             return ""
 
-        words = ["python -m omnitck certify", self.target, *(f"--contract {each}" for each in self.contracts)]
+        words = [
+            "python -m omnitck certify",
+            self.target,
+            *([f"--contract {'+'.join(self.contracts)}"] if self.contracts else []),
+        ]
         capabilities = self.declarations.get("capabilities")
         if capabilities and not isinstance(capabilities, str):
             words.append(f"--capability {','.join(map(str, capabilities))}")
@@ -417,42 +398,27 @@ class Recipe:
         return " ".join([*words, "--rule {rule}"])
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """How a suite was made at run time."""
-
-    contracts: tuple[type[Contract], ...]
-    suite: Suite | None
-    declarations: dict[str, Any]
-    class_name: str | None
-
-    def recipe(self) -> Recipe | None:
-        """The same as plain data; None if some part of it has no name that another process can import."""
-        plain = {key: _plain(key, value) for key, value in self.declarations.items()}
-        base = reference(self.suite) if self.suite else plain.pop("make_provider", None)
-        contracts = [each.name if _is_registered(each) else reference(each) for each in self.contracts]
-        if base is None or None in contracts or _UNNAMED in plain.values():
-            return None
-
-        return Recipe(str(base), tuple(map(str, contracts)), plain, self.class_name)
-
-
-_origins: "WeakKeyDictionary[type, _Origin]" = WeakKeyDictionary()
-_UNNAMED = object()
+_recipes: "WeakKeyDictionary[type, Recipe | None]" = WeakKeyDictionary()
 
 
 def recipe_of(suite: Suite) -> Recipe | None:
     """*suite* as plain data; None if another process could not import all of it."""
-    if suite in _origins:
-        return _origins[suite].recipe()
+    if suite in _recipes:
+        return _recipes[suite]
 
     target = reference(suite)
     return Recipe(target) if target else None
 
 
+def _recipe(contracts: Iterable[type[Contract]], declarations: Mapping[str, Any], class_name: str) -> Recipe | None:
+    plain = _plain(declarations)
+    names = tuple(each.name if _is_registered(each) else reference(each) or "" for each in contracts)
+    return Recipe(plain.pop("make_provider"), names, plain, class_name) if plain and all(names) else None
+
+
 def reference(thing: Any) -> str | None:
     """`package.module:name` under which another process finds *thing*; None if there is none."""
-    path = _path_of(thing)
+    path = f"{getattr(thing, '__module__', None) or ''}:{getattr(thing, '__qualname__', None) or ''}"
     if "<" in path or path.startswith(("__main__:", ":")) or path.endswith(":"):
         return None
 
@@ -463,24 +429,19 @@ def reference(thing: Any) -> str | None:
     return path if found is thing else None
 
 
-def _path_of(thing: object) -> str:
-    return f"{getattr(thing, '__module__', None) or ''}:{getattr(thing, '__qualname__', None) or ''}"
-
-
-def _module_of(factory: object) -> str:
-    return str(getattr(factory, "__module__", None) or __name__)
-
-
-def _plain(key: str, value: object) -> object:
-    if key in HOOKS:
-        return reference(value) or (_UNNAMED if key != "make_provider" else None)
-    if isinstance(value, Limits):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return sorted(value) if key == "capabilities" else list(value)
-    return value
+def _plain(declarations: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The same in text and numbers; None if a hook has no name that another process can import."""
+    plain = {key: reference(value) if key in HOOKS else value for key, value in declarations.items()}
+    for key, value in plain.items():
+        if value is None and key in HOOKS:
+            return None
+        if isinstance(value, Limits):
+            plain[key] = asdict(value)
+        elif isinstance(value, Mapping):
+            plain[key] = dict(value)
+        elif isinstance(value, Iterable) and not isinstance(value, str):
+            plain[key] = sorted(value) if key == "capabilities" else list(value)
+    return plain
 
 
 def _revive(key: str, value: Any) -> Any:
