@@ -101,7 +101,11 @@ async def _judge(
         return Status.NOT_PROVOKED, unittest.SkipTest(f"not provoked: the suite has no {rule.hook}")
 
     suite.session = session = Session(suite, rule)
-    error = await session.judge(body)
+    try:
+        error = await session.judge(body)
+    finally:
+        # Each would keep the other, and all that the rule wrote, until some late garbage collection.
+        del suite.session
     if error is None:
         return Status.PASSED, None
     if isinstance(error, NotProvoked):
