@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from omnitck import __version__
-from omnitck.kit.contract import HOOKS, PROFILES, Contract, Policy, Rule, known_capabilities, rules_of
+from omnitck.kit.contract import HOOKS, PROFILES, Contract, Policy, known_capabilities, rules_of
 from omnitck.kit.text import UsageError, describe, suggest
 from omnitck.loader import BUILT_IN, Recipe, find, registered
 from omnitck.report.certificate import Certificate
@@ -51,7 +51,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="omnitck", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    purpose, _, statuses = (__doc__ or "").partition("\n\n")
+    parser = _Parser(prog="omnitck", description=purpose, epilog=statuses)
     parser.add_argument("--version", action="version", version=f"omnitck {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_certify(commands)
@@ -84,39 +85,55 @@ def _add_certify(commands: Any) -> None:
     certify = commands.add_parser(
         "certify",
         help="run the rules against a provider",
-        description="Run every rule of a contract, and of the policies composed with it, against a provider.",
+        description="Run every rule of a contract, and of the policies composed with it, against a provider, and write the "
+        "certificate. For example: omnitck certify acme.stores:make_store --contract kv_store --policy multi_tenancy "
+        "--capability ttl,counter",
+        epilog="Jobs, seed, deadline, patience and grace are also taken from variables such as OMNITCK_JOBS, and from the "
+        "configuration: a flag comes before a variable, and a variable before the configuration.",
     )
     certify.add_argument(
         "targets",
         metavar="TARGET",
         nargs="*",
-        help="package.module:name of a coroutine function that returns the provider, or of a suite; "
-        "without one, the suites of the configuration",
+        help="package.module:name of a coroutine function that returns the provider, or of a suite (a class with a contract and "
+        "a TestCase among its bases); without one, the suites of the configuration",
     )
+    certify.set_defaults(run=_certify)
+
+    what = certify.add_argument_group("what is certified")
     names = {"action": "append", "default": [], "metavar": "NAME"}
-    certify.add_argument("--contract", **names, help="the contract to certify for; a policy may follow a comma or a +")
-    certify.add_argument("--policy", **names, help="a policy to compose with it; repeatable")
-    certify.add_argument("-c", "--capability", **names, help="a capability that the provider promises; repeatable, or a list")
-    certify.add_argument("--profile", metavar="NAME", help=f"a named set of capabilities: {' or '.join(PROFILES)}")
-    certify.add_argument("-r", "--rule", **{**names, "metavar": "ID"}, help="only this rule; KV-0* stands for several")
-    certify.add_argument("--jobs", type=_at_least_1, metavar="N", help="rules at a time (1)")
-    certify.add_argument("--seed", type=int, metavar="N", help="of everything random (0)")
-    certify.add_argument("--deadline", type=_above_0, metavar="S", help="seconds for a rule, in place of each rule's own")
-    certify.add_argument("--patience", type=_above_0, metavar="X", help="multiplies every deadline (1)")
-    certify.add_argument("--grace", type=_above_0, metavar="S", help="seconds beyond it before a rule is ended from outside (10)")
-    certify.add_argument(
+    what.add_argument("--contract", **names, help="the contract; policies may follow, as in kv_store+multi_tenancy")
+    what.add_argument("--policy", **names, help="a policy to compose with it; repeatable")
+    what.add_argument(
+        "-c", "--capability", **names, help="an optional part that the provider promises; repeatable, or several with commas"
+    )
+    what.add_argument("--profile", metavar="NAME", help=f"a named set of capabilities: {' or '.join(PROFILES)}")
+    what.add_argument(
+        "-r", "--rule", **{**names, "metavar": "ID"}, help="only this rule; repeatable; KV-0* stands for all that begin so"
+    )
+    what.add_argument("--config", metavar="FILE", help="TOML with a table [tool.omnitck]; by default ./pyproject.toml")
+
+    how = certify.add_argument_group("how it is run")
+    how.add_argument("--jobs", type=_at_least_1, metavar="N", help="rules at a time; by default 1")
+    how.add_argument("--seed", type=int, metavar="N", help="of everything random, to repeat a run; by default 0")
+    how.add_argument("--deadline", type=_above_0, metavar="S", help="seconds for a rule, in place of each rule's own")
+    how.add_argument("--patience", type=_above_0, metavar="X", help="multiply every deadline, for a slow backend")
+    how.add_argument(
+        "--grace", type=_above_0, metavar="S", help="seconds after its deadline until a rule that hangs is killed; by default 10"
+    )
+    how.add_argument(
         "--isolate",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="run each suite in a child process, which a provider may hang or end (yes)",
+        help="run each suite in a process of its own, so that one which hangs or crashes still gets a report; by default yes",
     )
-    certify.add_argument("--json", metavar="FILE", help="write the report there too, whatever was selected")
-    certify.add_argument("--output", metavar="FILE", help=f"the certificate's file ({CERTIFICATE}; none with --rule)")
-    certify.add_argument("--config", metavar="FILE", help="TOML with [tool.omnitck] (pyproject.toml of this directory)")
-    volume = certify.add_mutually_exclusive_group()
-    volume.add_argument("-v", "--verbose", action="store_true", help="a line for each rule")
-    volume.add_argument("-q", "--quiet", action="store_true", help="only failures and the verdict")
-    certify.set_defaults(run=_certify)
+
+    report = certify.add_argument_group("what is reported")
+    report.add_argument("--output", metavar="FILE", help=f"the certificate; by default {CERTIFICATE}, or none with --rule")
+    report.add_argument("--json", metavar="FILE", help="the same document, in a further file")
+    volume = report.add_mutually_exclusive_group()
+    volume.add_argument("-v", "--verbose", action="store_true", help="print a line for each rule")
+    volume.add_argument("-q", "--quiet", action="store_true", help="print only failures and the verdict")
 
 
 def _at_least_1(text: str) -> int:

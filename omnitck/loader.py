@@ -13,16 +13,17 @@ import types
 import unittest
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from weakref import WeakKeyDictionary
 
-from omnitck.kit.contract import HOOKS, Contract, Policy, Rule, rules_of
+from omnitck.kit.contract import HOOKS, Contract, Policy, Rule, check_declaration, rules_of
 from omnitck.kit.outcomes import Outcome
 from omnitck.kit.text import UsageError, describe, describe_error, suggest
 from omnitck.shared.models import Limits
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from omnitck.report.certificate import Certificate
 
 __all__ = [
@@ -114,20 +115,22 @@ def _is_registered(contract: type[Contract]) -> bool:
         return False
 
 
-def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
-    found: dict[str, list[metadata.EntryPoint]] = {}
-    for point in metadata.entry_points(group=ENTRY_POINTS):
+def _entry_points() -> "dict[str, list[EntryPoint]]":
+    from importlib.metadata import entry_points  # A fifth of what importing this module would cost; most never need it.
+
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=ENTRY_POINTS):
         points = found.setdefault(point.name, [])
         if point not in points:
             points.append(point)
     return found
 
 
-def _origin(point: metadata.EntryPoint) -> str:
+def _origin(point: "EntryPoint") -> str:
     return f"entry point {point.value!r}" + (f" of {point.dist.name}" if point.dist else "")
 
 
-def _from_entry_points(name: str, points: list[metadata.EntryPoint]) -> type[Contract]:
+def _from_entry_points(name: str, points: "list[EntryPoint]") -> type[Contract]:
     if len(points) > 1:
         origins = " and ".join(_origin(each) for each in points)
         raise UsageError(f"contract {name!r} is registered by {origins}: uninstall all but one.")
@@ -140,22 +143,25 @@ def _from_entry_points(name: str, points: list[metadata.EntryPoint]) -> type[Con
     except BaseException as error:
         raise UsageError(f"contract {name!r}, {_origin(point)}, cannot be loaded: {describe_error(error)}") from error
 
-    def refuse(reason: str) -> UsageError:
-        return UsageError(f"contract {name!r}, {_origin(point)}, {reason}")
+    problem = _problem_of(contract, name)
+    if problem:
+        raise UsageError(f"contract {name!r}, {_origin(point)}, {problem}")
 
+    return cast("type[Contract]", contract)
+
+
+def _problem_of(contract: object, name: str) -> str:
+    """Why *contract* cannot be had under *name*; nothing if it can."""
     if not isinstance(contract, type) or not issubclass(contract, Contract) or issubclass(contract, unittest.TestCase):
-        raise refuse("is no contract: it must be a subclass of omnitck.Contract or omnitck.Policy, and no TestCase.")
+        return "is no contract: it must be a subclass of omnitck.Contract or omnitck.Policy, and no TestCase."
     if contract.name != name:
-        raise refuse(f"calls itself {contract.name!r}: the name of the class and of the entry point must be the same.")
+        return f"calls itself {contract.name!r}: the name of the class and of the entry point must be the same."
     if not contract.prefix and not issubclass(contract, Policy):
-        raise refuse("has no prefix for the ids of its rules.")
+        return "has no prefix for the ids of its rules."
 
     ids = {each.id_in(contract.prefix) for each in rules_of(contract)}
-    for other in BUILT_IN:
-        taken = ids & _ids_of(other)
-        if taken:
-            raise refuse(f"has rule ids that belong to {other}: {', '.join(sorted(taken))}.")
-    return contract
+    taken = {other: ids & _ids_of(other) for other in BUILT_IN}
+    return next((f"has rule ids that belong to {other}: {', '.join(sorted(each))}." for other, each in taken.items() if each), "")
 
 
 @functools.cache
@@ -332,20 +338,11 @@ def _new_class(name: str, qualname: str, module: str, bases: tuple[type, ...], d
             # Static, so that the signature which the kit inspects is the function's own.
             body[key] = staticmethod(value)
         elif key in DECLARATIONS:
-            _check_declaration(key, value)
+            check_declaration(key, value)
             body[key] = tuple(value) if key == "capabilities" and isinstance(value, Iterator) else value
         else:
             raise UsageError(f"unknown declaration {key!r}; {suggest(key, (*HOOKS, *DECLARATIONS))}")
     return cast("Suite", types.new_class(name, bases, exec_body=lambda namespace: namespace.update(body)))
-
-
-def _check_declaration(key: str, value: object) -> None:
-    if key == "limits" and value is not None and not isinstance(value, Limits):
-        raise UsageError(f"limits is {describe(value)}: give an omnitck.shared.models.Limits.")
-    if key == "credentials" and not (isinstance(value, tuple | list) and all(isinstance(each, str) and each for each in value)):
-        raise UsageError("credentials is no list of strings: give the secrets of the configuration, none of them empty.")
-    if key == "again" and not isinstance(value, str):
-        raise UsageError(f"again is {describe(value)}: give the command that repeats a rule, with {{rule}} in it.")
 
 
 # Suites as plain data, so that another process can make the same one.

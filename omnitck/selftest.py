@@ -100,9 +100,9 @@ def selftest(contracts: Sequence[str] = (), *, jobs: int = 0, progress: Callable
         report.rules += len(rules)
         report.rules_without_defect += sorted(rules - {id for defect in defects_of(name) for id in defect.rules})
 
-    for kind, name, problems in _run(tasks, jobs or os.cpu_count() or 1):
+    for number, (kind, name, problems) in enumerate(_run(tasks, jobs or os.cpu_count() or 1), 1):
         if progress is not None:
-            progress(f"{kind} {name}: {'ok' if not problems else 'NOT AS IT SHOULD BE'}")
+            progress(f"{number:3}/{len(tasks)} {kind} {name}: {'NOT AS IT SHOULD BE' if problems else 'ok'}")
         if kind == "defect":
             report.caught += not problems
             report.defects_not_caught += [f"{name} {each}" for each in problems]

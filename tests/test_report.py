@@ -167,11 +167,12 @@ class TestTerminal(unittest.TestCase):
             "  expected  'a'\n"
             "  observed  '\\x1b[2J'\n"
             "\n"
-            "echo           passed  failed   error  not run\n"
-            "core                1       1       -        1\n"
-            "loud                1       -       -        -\n"
+            "rules          passed  failed   error  not run\n"
+            "echo                2       1       -        1\n"
+            "  core              1       1       -        1\n"
+            "  loud              1       -       -        -\n"
             "multi_tenancy       1       -       -        -\n"
-            "not declared: ttl (1 rule)\n"
+            "not declared: 1 rule of ttl (1)\n"
             "1 rule not run: EC-05 hung before\n"
             "\n"
             "verdict: not conformant (1.2 s, seed 7)\n",
@@ -193,11 +194,24 @@ class TestTerminal(unittest.TestCase):
             "verdict: inconclusive (1.2 s, seed 7)\n",
         )
 
+    def test_long_lines_are_folded_under_their_beginning(self) -> None:
+        message = (
+            "EC-01 [MUST] " + "It answers. " * 10 + "\n  expected  " + "word " * 30 + f"\n  observed  {'Z' * 190}"
+            "\n  again     python -m omnitck certify " + "--capability loud " * 6
+        )
+        report = suite(Status.FAILED)
+        report = replace(report, outcomes=(replace(report.outcomes[0], message=message),))
+        lines = shown(certificate(report)).splitlines()
+        self.assertLessEqual(max(map(len, lines)), 100)
+        self.assertEqual(sum(each.startswith(" " * 12) for each in lines), 4)
+        self.assertTrue(next(each for each in lines if "again" in each).endswith(" \\"))
+        self.assertEqual("".join(each.strip() for each in lines).count("Z"), 190)
+
     def test_a_selection_says_so(self) -> None:
         report = suite(Status.PASSED, Status.NOT_RUN, selected=True)
         report = replace(report, outcomes=(report.outcomes[0], replace(report.outcomes[1], message=NOT_SELECTED)))
         text = shown(certificate(report, selection=("EC-01",)))
-        self.assertIn("core       1       -       -\n1 rule not run: not selected\n", text)
+        self.assertIn("  core       1       -       -\n1 rule not run: not selected\n", text)
         self.assertIn("verdict: partial: what ran passed, but only EC-01 was selected", text)
 
     def test_progress_in_a_log_is_a_character_a_rule(self) -> None:

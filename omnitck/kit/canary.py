@@ -38,7 +38,11 @@ def error_text(error: BaseException) -> str:
             continue
 
         seen.add(id(each))
-        texts += [str(each), text_of(each.args), *getattr(each, "__notes__", [])]
+        try:
+            text = str(each)
+        except Exception:
+            text = ""  # Its arguments still speak.
+        texts += [text, text_of(each.args), *getattr(each, "__notes__", [])]
         pending += [each.__cause__, None if each.__suppress_context__ else each.__context__]
         if isinstance(each, BaseExceptionGroup):
             pending += each.exceptions

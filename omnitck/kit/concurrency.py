@@ -1,12 +1,13 @@
 """Several calls at once, on asyncio and on trio, with nothing lost: no exception group, no cancelled sibling."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import anyio
 
-__all__ = ["Attempt", "attempt", "gather", "together"]
+__all__ = ["Attempt", "attempt", "being_cancelled", "gather", "together"]
 
 T = TypeVar("T")
 
@@ -30,10 +31,22 @@ async def attempt(call: Callable[[], Awaitable[T]]) -> Attempt[T]:
     """Make *call* and keep what it returns or raises; a cancellation and a keyboard interrupt pass through."""
     try:
         return Attempt(value=await call())
-    except (KeyboardInterrupt, GeneratorExit, anyio.get_cancelled_exc_class()):
+    except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
+        if isinstance(error, anyio.get_cancelled_exc_class()) and being_cancelled():
+            raise
         return Attempt(error=error)
+
+
+def being_cancelled() -> bool:
+    """Whether somebody cancels the task that runs. If nobody does, a `CancelledError` is an error of the call's own making."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return True  # Another event loop, where none can be made.
+
+    return task is None or task.cancelling() > 0
 
 
 async def together(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[Attempt[T]]:

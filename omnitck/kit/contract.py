@@ -340,7 +340,7 @@ class Contract:
         """One case of several: a failure inside is kept, the rule goes on, and fails once with all of them."""
         try:
             yield
-        except (session.HookError, UnavailableError, unittest.SkipTest):
+        except (session.HookError, UnavailableError, session.NotProvoked):
             raise
         except Exception as error:
             violation = session.as_violation(error)
@@ -401,8 +401,20 @@ def _check_suite(cls: type[Contract]) -> None:
         raise UsageError(f'{cls.__qualname__}.backend is {cls.backend!r}: use "asyncio" or "trio".')
     for number in ("patience", "deadline"):
         value = getattr(cls, number)
-        if value is not None and not (isinstance(value, int | float) and value > 0):
+        if (value is not None or number == "patience") and not (isinstance(value, int | float) and value > 0):
             raise UsageError(f"{cls.__qualname__}.{number} is {describe(value)}: give a number of seconds above 0.")
+    for declaration in ("limits", "credentials", "again"):
+        check_declaration(declaration, getattr(cls, declaration), f"{cls.__qualname__}.")
+
+
+def check_declaration(key: str, value: object, owner: str = "") -> None:
+    """Refuse a declaration whose type is wrong."""
+    if key == "limits" and value is not None and not isinstance(value, Limits):
+        raise UsageError(f"{owner}limits is {describe(value)}: give an omnitck.shared.models.Limits.")
+    if key == "credentials" and not (isinstance(value, tuple | list) and all(isinstance(each, str) and each for each in value)):
+        raise UsageError(f"{owner}credentials is no list of strings: give the secrets of the configuration, none of them empty.")
+    if key == "again" and not isinstance(value, str):
+        raise UsageError(f"{owner}again is {describe(value)}: give the command that repeats a rule, with {{rule}} in it.")
 
 
 def known_capabilities(contract: type[Contract]) -> frozenset[str]:
@@ -418,6 +430,7 @@ def _declared(cls: type[Contract]) -> frozenset[str]:
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise UsageError(f"{cls.__qualname__}.capabilities is {describe(given)}: give a set of names.")
 
+    given = tuple(given)
     known = known_capabilities(cls.contract)
     for each in given:
         if each not in known:

@@ -29,6 +29,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from omnitck.kit.concurrency import being_cancelled
 from omnitck.kit.outcomes import Outcome, Status, Violation, emit, starting
 from omnitck.kit.text import describe, describe_error, unwrap
 from omnitck.shared.exceptions import TCKError, UnavailableError
@@ -57,6 +58,14 @@ class HookError(Exception):
 
 class NotProvoked(Exception):  # noqa: N818  a verdict, not an error
     """The suite lacks what the rule needs to be provoked."""
+
+
+class Cause(Exception):  # noqa: N818  it only stands for one
+    """Stands for an exception where a runner prints causes: its place in the code, its text shortened and without credentials."""
+
+    def __init__(self, session: "Session", error: BaseException) -> None:
+        super().__init__(session.masked(describe_error(error)))
+        self.__traceback__ = error.__traceback__
 
 
 async def run(suite: "Contract", rule: "Rule", body: Callable[..., Awaitable[None]]) -> None:
@@ -112,11 +121,14 @@ async def _judge(
         return Status.NOT_PROVOKED, unittest.SkipTest(f"not provoked: {error}")
     if isinstance(error, HookError | UnavailableError):
         problem = RuleError(session.masked(f"{name} could not be judged: {describe_error(error)}"))
-        problem.__cause__ = error.__cause__ if isinstance(error, HookError) else error
+        cause = error.__cause__ if isinstance(error, HookError) else error
+        problem.__cause__ = cause and Cause(session, cause)
         return Status.ERROR, problem
 
     violation = as_violation(error)
     session.complete(violation, name)
+    if violation.__cause__ is not None:
+        violation.__cause__ = Cause(session, violation.__cause__)
     return Status.FAILED, violation
 
 
@@ -183,9 +195,11 @@ class Session:
     async def _attempt(self, body: Callable[..., Awaitable[None]]) -> BaseException | None:
         try:
             await body(self.suite)
-        except (KeyboardInterrupt, GeneratorExit, anyio.get_cancelled_exc_class()):
+        except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as raised:
+            if isinstance(raised, anyio.get_cancelled_exc_class()) and being_cancelled():
+                raise
             error = unwrap(raised)
             if not self.violations:
                 return error
@@ -243,11 +257,11 @@ class Session:
                 closed = close()
                 if inspect.isawaitable(closed):
                     await closed
-        except anyio.get_cancelled_exc_class():
-            raise
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
+            if isinstance(error, anyio.get_cancelled_exc_class()) and being_cancelled():
+                raise
             error = unwrap(error)
             if not handed_over:
                 client.failure = error if isinstance(error, HookError) else _hook_error(client.hook, error)
@@ -359,7 +373,7 @@ class Session:
         if suite.credentials:
             violation.trace = [self.masked(each) for each in violation.trace]
             for each in (violation, *violation.others):
-                for field in ("given", "expected", "observed", "hint", "case", "provider"):
+                for field in ("given", "expected", "observed", "hint", "case", "provider", "heading", "again"):
                     setattr(each, field, self.masked(getattr(each, field)))
 
     def masked(self, text: str) -> str:

@@ -684,8 +684,8 @@ class KVStoreContract(CommonRules, ExpiryRules):
     async def test_kv_18_every_write_invalidates_versions(self) -> None:
         """A plain write, even of an equal value, and a delete with a new creation, invalidate every earlier version.
 
-        The ABA problem. Catches a version that is a hash of the value, and a counter that starts at 1 again after a delete. SQLite
-        keeps AUTOINCREMENT numbers across deletes, Redis needs a counter that outlives its keys, NATS has its revision.
+        The ABA problem. Catches a version that is a hash of the value, and a counter that starts at 1 again after a delete.
+        SQLite keeps AUTOINCREMENT numbers across deletes, Redis needs a counter that outlives its keys, NATS has its revision.
         """
         store: Any = await self.connect()
         key, value = "", self.token()

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from importlib import metadata
 from typing import Any
 
 from omnitck import __version__
@@ -132,12 +131,14 @@ class SuiteReport:
 
 
 def _environment() -> dict[str, str]:
+    from importlib.metadata import version
+
     return {
         "python": platform.python_version(),
         "implementation": sys.implementation.name,
         "system": platform.system(),
         "machine": platform.machine(),
-        "anyio": metadata.version("anyio"),
+        "anyio": version("anyio"),
     }
 
 

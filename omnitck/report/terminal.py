@@ -5,8 +5,10 @@ What providers say is shown with its control characters escaped, in whatever enc
 """
 
 import os
+import re
 import shutil
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -28,7 +30,8 @@ SYMBOLS = {
     Status.NOT_RUN: "-",
 }
 RULES_A_LINE = 60
-COLUMNS = (*Status,)
+WIDTH = 100
+"""Columns that a line may have."""
 
 
 def printable(text: str) -> str:
@@ -52,6 +55,12 @@ class Printer:
         """Write *text*, escaped, and a newline."""
         self.raw(printable(text) + "\n")
 
+    def text(self, text: str) -> None:
+        """The same, with each line that is too long folded under its beginning."""
+        width = min(WIDTH, shutil.get_terminal_size().columns) if self.is_terminal else WIDTH
+        for line in printable(text).split("\n"):
+            self.raw(_folded(line, max(width, 40)) + "\n")
+
     def raw(self, text: str) -> None:
         """Write *text* as it is, and flush."""
         if not self.works or self._stream is None:
@@ -73,6 +82,17 @@ class Printer:
             os.close(null)
 
 
+def _folded(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+
+    title = re.match(r" *(?:\S+ {2,})?", line)
+    indent = " " * (title.end() if title and title.end() else 2)
+    end = " \\" if line.startswith("  again ") else ""  # A shell takes it for one line still.
+    folder = textwrap.TextWrapper(width - len(end), subsequent_indent=indent, break_on_hyphens=False)
+    return f"{end}\n".join(folder.wrap(line))
+
+
 class Progress(Observer):
     """What is seen while a run lasts: on a terminal one line that changes, elsewhere one character a rule.
 
@@ -92,7 +112,7 @@ class Progress(Observer):
         self.end()
         self._total, self._done, self._counts = len(suite.rules), 0, Counter()
         if self._verbosity:
-            self._printer.line(f"{suite.name}: {_claim(suite)}, {self._total} rules")
+            self._printer.text(f"{suite.name}: {_claim(suite)}, {_rules(self._total)}")
 
     def rule_began(self, rule: str) -> None:
         """Show which rule runs, on a terminal."""
@@ -122,7 +142,7 @@ class Progress(Observer):
         self._done = 0
 
     def _show(self, rule: str) -> None:
-        counts = ", ".join(f"{self._counts[each]} {each}" for each in COLUMNS if self._counts[each])
+        counts = ", ".join(f"{self._counts[each]} {each}" for each in Status if self._counts[each])
         text = printable(f"  {self._done}/{self._total} {counts or 'starting'}  {rule}")
         text = text[: shutil.get_terminal_size().columns - 1]
         self._printer.raw("\r" + text.ljust(self._width))
@@ -143,7 +163,7 @@ def summarize(certificate: Certificate, printer: Printer, *, brief: bool = False
         for suite in certificate.suites:
             printer.line(f"{suite.name:{width}}  {suite.verdict}")
     printer.line()
-    printer.line(f"verdict: {_verdict(certificate)} ({certificate.duration:.1f} s, seed {certificate.seed})")
+    printer.text(f"verdict: {_verdict(certificate)} ({certificate.duration:.1f} s, seed {certificate.seed})")
 
 
 def _claim(suite: SuiteReport) -> str:
@@ -162,51 +182,64 @@ def _print_failures(suite: SuiteReport, printer: Printer) -> None:
     for outcome in suite.outcomes:
         if outcome.outcome in (Status.FAILED, Status.ERROR):
             printer.line()
-            printer.line(f"{outcome.outcome.upper()}: {outcome.message or outcome.rule}")
+            printer.text(f"{outcome.outcome.upper()}: {outcome.message or outcome.rule}")
 
 
 def _print_table(suite: SuiteReport, printer: Printer) -> None:
-    outcomes = {each.rule: each.outcome for each in suite.outcomes if each.message != NOT_SELECTED}
-    rows: dict[str, Counter[Status]] = {"core": Counter()}
-    undeclared: Counter[str] = Counter()
-    for rule in sorted(suite.rules, key=lambda rule: (rule.owner != suite.contract, rule.level != "MUST", rule.level)):
-        outcome = outcomes.get(rule.id)
-        if outcome is None:
-            continue
-
-        group = "core" if rule.level == "MUST" else rule.level
-        if rule.owner != suite.contract:
-            group = rule.owner
-        elif not rule.declared:
-            undeclared[group] += 1
-            continue
-        rows.setdefault(group, Counter())[outcome] += 1
-
-    shown = [each for each in COLUMNS if each in COLUMNS[:3] or any(row[each] for row in rows.values())]
+    rows, undeclared = _rows(suite)
+    shown = [
+        each for each in Status if each in (Status.PASSED, Status.FAILED, Status.ERROR) or any(r[each] for r in rows.values())
+    ]
+    width = max(map(len, (*rows, "rules")))
     printer.line()
-    width = max(len(each) for each in (*rows, suite.contract))
-    printer.line(f"{suite.contract:{width}}  " + "  ".join(f"{each:>6}" for each in shown))
+    printer.line(f"{'rules':{width}}  " + "  ".join(f"{each:>6}" for each in shown))
     for name, row in rows.items():
         numbers = (str(row[each] or "-").rjust(max(6, len(each))) for each in shown)
         printer.line(f"{name:{width}}  " + "  ".join(numbers))
     if undeclared:
-        printer.line("not declared: " + ", ".join(f"{name} ({_rules(count)})" for name, count in undeclared.items()))
+        capabilities = ", ".join(f"{name} ({count})" for name, count in undeclared.items())
+        printer.text(f"not declared: {_rules(undeclared.total())} of {capabilities}")
+
+
+def _rows(suite: SuiteReport) -> tuple[dict[str, Counter[Status]], Counter[str]]:
+    """What became of the rules of the contract, by capability, and of each policy; and how many rules are not declared."""
+    rows = {each: Counter[Status]() for each in (suite.contract, "  core")}
+    undeclared: Counter[str] = Counter()
+    outcomes = {each.rule: each.outcome for each in suite.outcomes if each.message != NOT_SELECTED}
+    for rule in sorted(suite.rules, key=lambda rule: (rule.owner != suite.contract, rule.level != "MUST", rule.level)):
+        if rule.id not in outcomes:
+            continue
+
+        groups = [rule.owner]
+        if rule.owner == suite.contract:
+            groups.append("  core" if rule.level == "MUST" else f"  {rule.level}")
+            if not rule.declared:
+                undeclared[rule.level] += 1
+                continue
+        for group in groups:
+            rows.setdefault(group, Counter())[outcomes[rule.id]] += 1
+    return rows, undeclared
 
 
 def _print_notes(suite: SuiteReport, printer: Printer, *, brief: bool) -> None:
     if suite.problem:
         printer.line()
-        printer.line(f"{suite.name}: {suite.problem}")
+        printer.text(f"{suite.name}: {suite.problem}")
+    for status in (Status.FAILED, Status.ERROR):
+        rules = [each.rule for each in suite.outcomes if each.outcome is status]
+        if len(rules) > 1:
+            printer.text(f"{status}: {', '.join(rules)}")
     for outcome in suite.outcomes:
         if outcome.outcome is Status.KNOWN_DEVIATION:
-            printer.line(f"known deviation {outcome.rule}: {suite.known_deviations.get(outcome.rule, outcome.message)}")
+            printer.text(f"known deviation {outcome.rule}: {suite.known_deviations.get(outcome.rule, outcome.message)}")
     for rule in suite.stale_deviations:
-        printer.line(f"stale deviation {rule}: it passes; take it out of known_deviations")
+        printer.text(f"stale deviation {rule}: it passes; take it out of known_deviations")
     if not brief:
         for reason, count in _reasons(suite.outcomes, Status.NOT_PROVOKED).items():
-            printer.line(f"{_rules(count)} {reason}")
-    for reason, count in _reasons(suite.outcomes, Status.NOT_RUN).items():
-        printer.line(f"{_rules(count)} not run{f': {reason}' if reason else ''}")
+            printer.text(f"{_rules(count)} {reason}")
+    declared = {each.id for each in suite.rules if each.declared}
+    for reason, count in _reasons([each for each in suite.outcomes if each.rule in declared], Status.NOT_RUN).items():
+        printer.text(f"{_rules(count)} not run{f': {reason}' if reason else ''}")
 
 
 def _reasons(outcomes: Iterable[Outcome], status: Status) -> Counter[str]:

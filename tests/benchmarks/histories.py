@@ -1,0 +1,78 @@
+"""The linearizability checker, on the greatest histories that a rule may record."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from omnitck.kit.history import Op, Recorder, check, explain
+from omnitck.reference.kv_store import MemoryBackend, MemoryKVStore
+from tests.benchmarks.measure import Figure, in_turns, seconds
+
+__all__ = ["checker"]
+
+OPERATIONS = 200
+SEEDS = range(8)
+
+
+def checker() -> Iterator[Figure]:
+    """Judging histories, against recording them with the reference store."""
+    for clients in (4, 8):
+        good = [record(clients, seed) for seed in SEEDS]
+        bad = [with_a_stale_read(ops) for ops in good]
+        least = in_turns(
+            5,
+            {
+                "record": _mean([partial(record, clients, seed) for seed in SEEDS]),
+                "right": _mean([partial(check, ops) for ops in good]),
+                "wrong": _mean([partial(check, ops) for ops in bad]),
+                "explain": _mean([partial(explain, ops) for ops in bad]),
+            },
+        )
+        for what, which in (
+            (f"check {OPERATIONS} operations of {clients} clients", "right"),
+            ("check them with one stale read", "wrong"),
+            ("explain that read", "explain"),
+        ):
+            verdicts = {check(ops).value for ops in (good if which == "right" else bad)}
+            yield Figure(
+                what, 1e3 * least[which], "ms", "recording them", 1e3 * least["record"], remark=", ".join(sorted(verdicts))
+            )
+
+
+def _mean(calls: list[Callable[[], object]]) -> Callable[[], float]:
+    return lambda: sum(seconds(call) for call in calls) / len(calls)
+
+
+def record(clients: int, seed: int) -> tuple[Op, ...]:
+    """What *clients* do to one key of the reference store, all at once."""
+    recorder = Recorder()
+
+    async def work(client: int, store: MemoryKVStore) -> None:
+        chance = random.Random(f"{seed} {client}")
+        for step in range(OPERATIONS // clients):
+            kind = chance.choice(("get", "get", "set", "set", "delete"))
+            value = f"{client}.{step}"
+            if kind == "get":
+                await recorder.record(client, kind, (), lambda: store.get("key"))
+            elif kind == "set":
+                await recorder.record(client, kind, (value,), lambda value=value: store.set("key", value))  # type: ignore[misc]
+            else:
+                await recorder.record(client, kind, (), lambda: store.delete("key"))
+            for _ in range(chance.randrange(3)):
+                await asyncio.sleep(0)
+
+    async def all_at_once() -> None:
+        store = MemoryKVStore(MemoryBackend())
+        await asyncio.gather(*(work(client, store) for client in range(clients)))
+
+    asyncio.run(all_at_once())
+    return recorder.ops
+
+
+def with_a_stale_read(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """*ops*, whose last read of a value returns the first value that was ever written."""
+    first = next(op for op in ops if op.kind == "set")
+    last = max(index for index, op in enumerate(ops) if op.kind == "get" and op.result is not None)
+    return (*ops[:last], replace(ops[last], result=first.args[0]), *ops[last + 1 :])

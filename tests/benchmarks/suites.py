@@ -1,0 +1,111 @@
+"""Whole suites: the reference's, the selftest, and that of a real server."""
+
+import json
+import subprocess
+import unittest
+from collections.abc import Iterator
+from typing import Any
+
+from omnitck.kit.outcomes import Outcome, Status, listening
+from omnitck.runner import ConcurrentSuite
+from omnitck.selftest import reference_suite
+from tests.benchmarks.measure import Figure, child, in_turns, run_quietly, seconds
+
+__all__ = ["reference", "selftest", "valkey"]
+
+JOBS = 16
+
+
+class EmptyTest(unittest.IsolatedAsyncioTestCase):
+    async def test_nothing(self) -> None:
+        pass
+
+
+def reference() -> Iterator[Figure]:
+    """The reference store with every capability, tenancy, and a clock that the kit moves."""
+    suite = reference_suite("kv_store")
+    outcomes = _outcomes(_tests(suite))
+    count = len(outcomes)
+    least = in_turns(
+        7,
+        {
+            "in sequence": lambda: seconds(lambda: run_quietly(_tests(suite))),
+            "at once": lambda: seconds(lambda: run_quietly(ConcurrentSuite(_tests(suite), jobs=JOBS))),
+            "empty": lambda: seconds(lambda: run_quietly(unittest.TestSuite(EmptyTest("test_nothing") for _ in range(count)))),
+        },
+    )
+    for how, which, goal in (("in sequence", "in sequence", 3), (f"jobs={JOBS}", "at once", 1)):
+        yield Figure(
+            f"{count} rules of the reference, {how}",
+            least[which],
+            "s",
+            f"{count} empty tests",
+            least["empty"],
+            at_most=goal,
+            remark=_not_passed(outcomes),
+        )
+
+
+def selftest() -> Iterator[Figure]:
+    """Every defect against its full suite, in two processes."""
+    suite = reference_suite("kv_store")
+    one = min(seconds(lambda: run_quietly(_tests(suite))) for _ in range(5))
+    runs: list[subprocess.CompletedProcess[str]] = []
+    command = ["-m", "omnitck", "selftest", "--jobs", "2", "--json"]
+    least = min(seconds(lambda: runs.append(child(command))) for _ in range(2))
+    defects = json.loads(runs[-1].stdout or "{}").get("defects", 0)
+    yield Figure(
+        f"selftest of {defects} defects, 2 processes",
+        least,
+        "s",
+        "the reference suite",
+        one,
+        at_most=20,
+        remark="" if runs[-1].returncode == 0 else "the selftest failed",
+    )
+
+
+def valkey() -> Iterator[Figure]:
+    """A real server over TCP: the waits of its rules should overlap."""
+    from examples import servers
+
+    try:
+        servers.valkey()
+        from examples.valkey.test_kv_store import TestValkeyKVStore as Suite
+    except (servers.Missing, ImportError) as error:
+        raise unittest.SkipTest(str(error)) from error
+
+    # The longest rule when it has the machine to itself: among others it takes longer, and would excuse them.
+    outcomes = _outcomes(_tests(Suite))
+    alone = max(outcomes, key=lambda each: each.seconds, default=None)
+    if alone is None:
+        raise unittest.SkipTest("no rule ran")
+
+    least = in_turns(3, {"at once": lambda: seconds(lambda: run_quietly(ConcurrentSuite(_tests(Suite), jobs=JOBS)))})
+    yield Figure(
+        f"{len(outcomes)} rules of Valkey, jobs={JOBS}",
+        least["at once"],
+        "s",
+        f"its longest rule, {alone.rule}",
+        alone.seconds,
+        at_most=1.5 * alone.seconds + 1,
+        remark=_not_passed(outcomes),
+    )
+    in_sequence = sum(each.seconds for each in outcomes)
+    yield Figure(f"{len(outcomes)} rules of Valkey, in sequence", in_sequence, "s", f"jobs={JOBS}", least["at once"])
+
+
+def _tests(suite: type[Any]) -> unittest.TestSuite:
+    return unittest.defaultTestLoader.loadTestsFromTestCase(suite)
+
+
+def _outcomes(tests: unittest.TestSuite) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    with listening(lambda _, outcome: outcomes.append(outcome)):
+        run_quietly(tests)
+    return outcomes
+
+
+def _not_passed(outcomes: list[Outcome]) -> str:
+    bad = [each.rule for each in outcomes if each.outcome in (Status.FAILED, Status.ERROR)]
+    return f"{', '.join(bad)} did not pass" if bad else ""
