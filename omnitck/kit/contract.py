@@ -187,9 +187,7 @@ class Contract:
         super().__init_subclass__(**kwargs)
         if issubclass(cls, unittest.TestCase):
             _check_suite(cls)
-            if cls.backend != "asyncio":
-                for each in rules_of(cls):
-                    setattr(cls, each.method, _on_backend(_rule_method(cls, each.method), cls.backend))
+            _put_on_backend(cls)
 
     # Hooks: the first is the only one that most authors write.
 
@@ -487,6 +485,16 @@ def has_hook(cls: type[Contract], hook: str) -> bool:
     """Whether the suite supplies an optional hook: a method of its own, or a declaration that is not empty."""
     supplied = getattr(cls, hook)
     return supplied is not getattr(Contract, hook) if callable(supplied) else bool(supplied)
+
+
+def _put_on_backend(cls: type[Contract]) -> None:
+    """Let the rules of a suite run on its event loop, whatever that of its base class was."""
+    for each in rules_of(cls):
+        method = _rule_method(cls, each.method)
+        if cls.backend != "asyncio":
+            setattr(cls, each.method, _on_backend(method, cls.backend))
+        elif getattr(cls, each.method) is not method:
+            setattr(cls, each.method, method)
 
 
 def _on_backend(test: Callable[..., Awaitable[None]], backend: str) -> Callable[..., None]:

@@ -217,11 +217,12 @@ class Session:
 
     async def _audit(self) -> BaseException | None:
         for audit in self.suite.audits:
-            if audit.id in self.suite.known_deviations:
-                continue
             try:
                 await getattr(self.suite, audit.method)(self.rule)
             except Exception as error:
+                if audit.id in self.suite.known_deviations:
+                    continue
+
                 violation = as_violation(error)
                 violation.heading = f"{audit.id} [audit during {self.rule.id}] {audit.statement}"
                 return violation
@@ -339,7 +340,7 @@ class Session:
         """Erase what the rule wrote and nothing else: only names that hold this rule's own unguessable one."""
         for client in [each for each in self._clients if each.provider is not None and each.hook == "make_provider"]:
             names = [name for name in client.touched if self.namespace in name]
-            with anyio.move_on_after(CLOSING_SECONDS):
+            with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience):
                 provider: Any = client.provider
                 for name in names:
                     try:
@@ -367,7 +368,7 @@ class Session:
         violation.trace = violation.trace or self.journal.lines()
         cls = type(suite)
         if cls.again:
-            violation.again = cls.again.format(rule=name)
+            violation.again = cls.again.replace("{rule}", name)
         else:
             violation.again = f"python -m unittest {cls.__module__}.{cls.__qualname__}.{rule.method}"
         if suite.credentials:

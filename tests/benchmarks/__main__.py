@@ -37,7 +37,7 @@ def main() -> None:
     skipped: dict[str, str] = {}
     if not options.json:
         print(f"Python {platform.python_version()}, {os.cpu_count()} processors. Least of several, taken in turns.\n")
-        print(f"{'':45} {'measured':>12}   {'against':32} {'reference':>12}  {'ratio':>6}   goal")
+        print(f"{'':49} {'measured':>12}   {'against':32} {'reference':>12}  {'ratio':>6}   goal")
     for name in options.names or BENCHMARKS:
         if not options.json:
             print(name, flush=True)
@@ -61,7 +61,7 @@ def line(figure: Figure) -> str:
     verdict = {True: "met", False: "MISSED", None: ""}[figure.met]
     words = "  ".join(each for each in (figure.goal, verdict, figure.remark) if each)
     return (
-        f"  {figure.name:43} {number(figure.measured):>7} {figure.unit:4}   {figure.against:32} "
+        f"  {figure.name:47} {number(figure.measured):>7} {figure.unit:4}   {figure.against:32} "
         f"{number(figure.reference):>7} {figure.unit:4}  {figure.ratio:6.2f}   {words}"
     ).rstrip()
 
