@@ -30,6 +30,7 @@ class _KVStoreSuite(KVStoreContract, MultiTenancyPolicy):
     """The reference with a clock of its own, a password, and a backend that can be out of reach."""
 
     credentials = (CREDENTIAL,)
+    patience = 0.3  # Nothing here waits for a network: a defect that hangs is known by 3 s.
     provider: type[MemoryKVStore] = MemoryKVStore
 
     def setUp(self) -> None:

@@ -15,7 +15,7 @@ import anyio
 from omnitck.kit.cancellation import cancel_at
 from omnitck.kit.cells import Cells, Operation
 from omnitck.kit.common import CommonRules
-from omnitck.kit.concurrency import Attempt, attempt, gather, together
+from omnitck.kit.concurrency import attempt, gather, together
 from omnitck.kit.contract import Plain, rule
 from omnitck.kit.corpus import AFTER_A_NAME, TEXTS
 from omnitck.kit.expiry import EXPIRY_RULES, ExpiryRules
@@ -753,17 +753,35 @@ class KVStoreContract(CommonRules, ExpiryRules):
         await clients[0].set(key, "0")
         rounds = 6
 
+        async def add_one(client: Any) -> None:
+            entry = await client.get_entry(key)
+            await client.compare_and_set(key, str(int(entry.value) + 1), entry.version)
+
         async def worker(client: Any) -> None:
             for _ in range(rounds):
-                while True:
-                    entry = await client.get_entry(key)
-                    tried = await attempt(partial(client.compare_and_set, key, str(int(entry.value) + 1), entry.version))
-                    if not isinstance(tried.error, ConflictError):
-                        tried.result()
-                        break
+                await self._retry(partial(add_one, client))
 
         await gather(partial(worker, clients[number % 2]) for number in range(8))
         self.same(await clients[1].get(key), str(8 * rounds), given=f"the sum after 8 workers added 1, {rounds} times each")
+
+    async def _retry(self, change: Callable[[], Awaitable[None]]) -> None:
+        """Make *change*, which reads before it writes, until it meets no conflict.
+
+        Each conflict means that somebody else has succeeded, so in a rule of n changes none needs more than n tries.
+        """
+        for _ in range(MOST_TRIES):
+            tried = await attempt(change)
+            if not isinstance(tried.error, ConflictError):
+                tried.result()
+                return
+
+            await self.wait(self.numbers().staleness)
+        self.fail_rule(
+            given=f"a change that reads before it writes, tried {MOST_TRIES} times",
+            expected="it succeeds once the others have",
+            observed="ConflictError every time",
+            hint="what is read is not what the comparison sees",
+        )
 
     @rule("KV-21", "compare_and_set")
     async def test_kv_21_one_of_many_wins(self) -> None:
@@ -1146,16 +1164,11 @@ class KVStoreContract(CommonRules, ExpiryRules):
             observed=torn[:3],
         )
 
-        async def transfer(number: int) -> None:
-            client = (store, reader)[number % 2]
-            tried: Attempt[None] = Attempt(error=ConflictError())
-            while isinstance(tried.error, ConflictError):
-                held = await client.get(c)
-                steps = [Expect(c, held), Put(c, str(int(held or 0) + 1))]
-                tried = await attempt(partial(client.transact, steps))
-            tried.result()
+        async def add_one(client: Any) -> None:
+            held = await client.get(c)
+            await client.transact([Expect(c, held), Put(c, str(int(held or 0) + 1))])
 
-        await gather(partial(transfer, number) for number in range(8))
+        await gather(partial(self._retry, partial(add_one, (store, reader)[number % 2])) for number in range(8))
         self.same(
             await store.get(c), "8", given="a counter after 8 concurrent transactions that each expect what they read and add 1"
         )
@@ -1270,6 +1283,8 @@ class KVStoreContract(CommonRules, ExpiryRules):
             )
 
 
+MOST_TRIES = 100
+"""Tries of one change among at most 48."""
 HISTORIES = 12
 """Short concurrent histories that one run checks: a stale read or an unchecked comparison shows in about one of three."""
 

