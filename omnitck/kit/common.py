@@ -114,6 +114,7 @@ class CommonRules(Contract):
                 given="the provider's attribute `capabilities`",
                 expected=f"what the suite declares: {', '.join(sorted(self.declared)) or 'nothing'}",
                 observed=Plain(", ".join(sorted(map(str, advertised))) or "nothing"),
+                hint="declare in the suite's `capabilities` (on the command line: --capability) what the provider has",
             )
 
     def _check_method(self, provider: object, name: str, promised: Any) -> None:
