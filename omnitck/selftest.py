@@ -5,6 +5,7 @@ rules; each defect *fails* (no error, no hang) the rules it names, and no other;
 text of a failure holds the rule's id, what was expected and observed, and no credential.
 """
 
+import multiprocessing
 import os
 import unittest
 from collections.abc import Callable, Iterator, Sequence
@@ -118,7 +119,8 @@ def _run(tasks: list[Callable[[], tuple[str, str, list[str]]]], jobs: int) -> It
             yield task()
         return
 
-    with ProcessPoolExecutor(jobs) as pool:
+    # Not by fork: who calls may have threads, and a lock that one of them holds would stay locked in a child.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from [future.result() for future in [pool.submit(task) for task in tasks]]
 
 
