@@ -1,30 +1,14 @@
 """Cancelling an operation at each of its suspension points."""
 
 import asyncio
-import functools
-import importlib.util
 import unittest
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import anyio.lowlevel
 
 from omnitck.kit.cancellation import Interrupted, cancel_at, sweep
-
-BACKENDS = [each for each in ("asyncio", "trio") if importlib.util.find_spec(each)]
-
-Test = Callable[[Any], Awaitable[None]]
-
-
-def on_each_backend(test: Test) -> Callable[[Any], None]:
-    @functools.wraps(test)
-    def run(self: Any) -> None:
-        for backend in BACKENDS:
-            anyio.run(test, self, backend=backend)
-
-    del run.__wrapped__
-    return run
+from tests.helpers import on_each_backend
 
 
 def shown(interrupted: Interrupted) -> tuple[int, bool, str]:

@@ -2,27 +2,14 @@
 
 import asyncio
 import functools
-import importlib.util
 import unittest
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import anyio.lowlevel
 
 from omnitck.kit.concurrency import Attempt, attempt, gather, together
-
-BACKENDS = [each for each in ("asyncio", "trio") if importlib.util.find_spec(each)]
-
-
-def on_each_backend(test: Callable[[Any], Awaitable[None]]) -> Callable[[Any], None]:
-    @functools.wraps(test)
-    def run(self: Any) -> None:
-        for backend in BACKENDS:
-            anyio.run(test, self, backend=backend)
-
-    del run.__wrapped__
-    return run
+from tests.helpers import on_each_backend
 
 
 class Stop(BaseException):

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from omnitck.kit.contract import Contract, rule
-from omnitck.kit.outcomes import Outcome, listening
 from omnitck.kit.session import NotProvoked
 from omnitck.shared.exceptions import ConflictError, UnavailableError
+from tests.helpers import outcome_of
 
 
 class Judged(NamedTuple):
@@ -43,16 +43,7 @@ def judge(provider: Callable[[], object] | None = None, body: Callable[..., Awai
 
     members = {"__module__": "mine", **({"make_provider": make_provider} if provider else {}), **members}
     suite: Any = type("Things", (ThingContract, unittest.IsolatedAsyncioTestCase), members)
-    outcomes: list[Outcome] = []
-
-    def keep(cls: type, outcome: Outcome) -> None:
-        if cls is suite:
-            outcomes.append(outcome)
-
-    result = unittest.TestResult()
-    with listening(keep):
-        unittest.defaultTestLoader.loadTestsFromTestCase(suite).run(result)
-    [outcome] = outcomes
+    outcome, result = outcome_of(suite)
     assert (outcome.suite, outcome.rule, result.testsRun) == ("mine.Things", "TH-01", 1)
     told = "".join(text for _, text in [*result.failures, *result.errors, *result.skipped])
     kind = "failure " if result.failures else "error " if result.errors else "skip " if result.skipped else "success"

@@ -13,7 +13,7 @@ import anyio
 
 from omnitck.kit import session
 from omnitck.kit.contract import Contract, rule
-from omnitck.kit.outcomes import Outcome, listening
+from tests.helpers import outcome_of
 
 
 class Judged(NamedTuple):
@@ -46,16 +46,7 @@ def judge(provider: Callable[[], object], body: Callable[..., Awaitable[None]] =
         return provider()
 
     suite: Any = type("Things", (ThingContract, unittest.IsolatedAsyncioTestCase), {"make_provider": make_provider, **members})
-    outcomes: list[Outcome] = []
-
-    def keep(cls: type, outcome: Outcome) -> None:
-        if cls is suite:
-            outcomes.append(outcome)
-
-    result = unittest.TestResult()
-    with listening(keep):
-        unittest.defaultTestLoader.loadTestsFromTestCase(suite).run(result)
-    [outcome] = outcomes
+    outcome, result = outcome_of(suite)
     found = re.search(r"  observed  (.*)", outcome.message)
     told = "".join(text for _, text in [*result.failures, *result.errors, *result.skipped])
     return Judged(outcome.outcome.value, found[1] if found else outcome.message, outcome.message, told)

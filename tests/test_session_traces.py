@@ -12,9 +12,10 @@ import anyio.lowlevel
 
 from omnitck.kit.cells import Cells
 from omnitck.kit.contract import Contract, rule
-from omnitck.kit.outcomes import Outcome, listening
+from omnitck.kit.outcomes import Outcome
 from omnitck.shared.exceptions import ClosedError, UnavailableError
 from omnitck.shared.models import Put
+from tests.helpers import outcome_of
 
 SECRET = "correct-horse"
 
@@ -69,17 +70,7 @@ def run(
 
     members = {"make_provider": make_provider, "capabilities": {"shared"}, **members}
     suite: Any = type("Shelves", (ShelfContract, unittest.IsolatedAsyncioTestCase), members)
-    outcomes: list[Outcome] = []
-
-    def keep(cls: type, outcome: Outcome) -> None:
-        if cls is suite:
-            outcomes.append(outcome)
-
-    result = unittest.TestResult()
-    with listening(keep):
-        unittest.defaultTestLoader.loadTestsFromTestCase(suite).run(result)
-    [outcome] = outcomes
-    return outcome, result
+    return outcome_of(suite)
 
 
 class TestCredentials(unittest.TestCase):

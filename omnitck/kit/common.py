@@ -300,9 +300,10 @@ class CommonRules(Contract):
     async def test_com_12_an_unreachable_backend_is_said(self) -> None:
         """With the backend unreachable every operation raises `UnavailableError` with a cause, in time.
 
-        Catches a vendor's exception that leaks, and retries without an end. A client that had been connected says the same when
-        its connection is cut, and works again when the network does. nats-py leaves a request without an answer when its
-        connection is reset; redis-py retries by default, which counts an increment twice.
+        Catches a vendor's exception that leaks, and a wait or retries without an end. A client that had been connected says
+        the same when its connection is cut and when the backend falls silent, and works again when the network does. nats-py
+        leaves a request without an answer when its connection is reset; redis-py retries by default, which counts an
+        increment twice.
         """
         name = self.key()
         if has_hook(type(self), "unreachable_provider"):
@@ -313,11 +314,15 @@ class CommonRules(Contract):
                 client = await self.connect(address=proxy.address)
                 token = self.token()
                 await self.cells.write(client, name, token)
-                proxy.cut()
-                await self._expect_unavailable(client, name, "after the connection was cut")
-                proxy.heal()
-                read = await self._eventually(lambda: self.cells.read(client, name))
-                self.same(read is not None, True, given="a read with the same client once the network is back")
+                for when, fault in (
+                    ("after the connection was cut", proxy.cut),
+                    ("while the backend is silent", proxy.black_hole),
+                ):
+                    fault()
+                    await self._expect_unavailable(client, name, when)
+                    proxy.heal()
+                    read = await self._eventually(partial(self.cells.read, client, name))
+                    self.same(read is not None, True, given="a read with the same client once the network is back")
 
     async def _expect_unavailable(self, client: Any, name: str, when: str) -> None:
         within = ANSWER_SECONDS * self.patience
