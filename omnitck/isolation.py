@@ -20,7 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import IO, Any, cast
@@ -306,12 +306,14 @@ class _Thread:
     def __init__(self, suite: Suite, settings: Settings) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._worker = Worker(self.events.put)
+        # Set and restored by the caller's thread: a worker that is left behind must not touch the environment later.
+        self._seed = ExitStack()
+        self._seed.enter_context(_seeded(settings.seed))
         threading.Thread(target=self._run, args=(suite, settings), name="omnitck", daemon=True).start()
 
     def _run(self, suite: Suite, settings: Settings) -> None:
         try:
-            with _seeded(settings.seed):
-                self._worker.work(lambda: suite, settings.rules, settings.jobs)
+            self._worker.work(lambda: suite, settings.rules, settings.jobs)
         finally:
             self.events.put({"event": "died"})
 
@@ -329,6 +331,7 @@ class _Thread:
 
     def close(self) -> None:
         """Leave it."""
+        self._seed.close()
 
 
 @contextmanager
