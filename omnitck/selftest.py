@@ -17,6 +17,7 @@ from typing import Any
 from omnitck.defects import Defect, defects_of
 from omnitck.kit.contract import Contract, rules_of
 from omnitck.kit.outcomes import Outcome, Status, listening
+from omnitck.kit.text import UsageError
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 from omnitck.primitives.kv_store import KVStoreContract
 from omnitck.reference.kv_store import CAPABILITIES, MemoryBackend, MemoryKVStore
@@ -88,9 +89,16 @@ class SelftestReport:
 
 
 def selftest(contracts: Sequence[str] = (), *, jobs: int = 0, progress: Callable[[str], None] | None = None) -> SelftestReport:
-    """Check the laws for *contracts* (all if none are given) in *jobs* processes (as many as there are cores if 0)."""
+    """Check the laws for *contracts* (all if none are given) in *jobs* processes (as many as there are cores if 0).
+
+    Raises UsageError for a contract without a reference; policies are proven with the contracts that they compose with.
+    """
     report = SelftestReport()
     names = list(contracts or REFERENCES)
+    for name in names:
+        if name not in REFERENCES:
+            raise UsageError(f"{name!r} has no reference of its own to prove it with: give one of {', '.join(REFERENCES)}.")
+
     tasks: list[Callable[[], tuple[str, str, list[str]]]] = []
     for name in names:
         tasks.append(partial(_check_reference, name))

@@ -17,8 +17,8 @@ BACKENDS = [each for each in ("asyncio", "trio") if importlib.util.find_spec(eac
 Test = Callable[[Any], Awaitable[None]]
 
 
-def outcome_of(suite: type[Any]) -> tuple[Outcome, unittest.TestResult]:
-    """Run a suite of one rule; its outcome, and what unittest was told."""
+def outcome_of(suite: type[Any], method: str = "") -> tuple[Outcome, unittest.TestResult]:
+    """Run a suite of one rule, or one rule of several; its outcome, and what unittest was told."""
     outcomes: list[Outcome] = []
 
     def keep(cls: type, outcome: Outcome) -> None:
@@ -27,7 +27,8 @@ def outcome_of(suite: type[Any]) -> tuple[Outcome, unittest.TestResult]:
 
     result = unittest.TestResult()
     with listening(keep):
-        unittest.defaultTestLoader.loadTestsFromTestCase(suite).run(result)
+        tests = unittest.TestSuite([suite(method)]) if method else unittest.defaultTestLoader.loadTestsFromTestCase(suite)
+        tests.run(result)
     [outcome] = outcomes
     return outcome, result
 

@@ -258,6 +258,7 @@ class TestSelftest(CommandLine):
         self.assertEqual(status, 4)
         self.assertIn("defect not caught: Forgetful", output)
         self.refused("unknown contract 'kvs'", "selftest", "-c", "kvs")
+        self.refused("'multi_tenancy' has no reference of its own", "selftest", "-c", "multi_tenancy")
 
 
 class TestProcess(CommandLine):

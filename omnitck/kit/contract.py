@@ -285,7 +285,11 @@ class Contract:
     @property
     def seed(self) -> int:
         """The seed of everything random in this run."""
-        return int(os.environ.get("OMNITCK_SEED", "0") or 0)
+        text = os.environ.get("OMNITCK_SEED") or "0"
+        try:
+            return int(text)
+        except ValueError:
+            raise session.HookError(f"OMNITCK_SEED is {text!r}: give a whole number.") from None
 
     def fail_rule(self, *, given: str, expected: str, observed: str, hint: str = "") -> NoReturn:
         """The provider broke the rule."""

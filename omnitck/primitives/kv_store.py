@@ -567,6 +567,8 @@ class KVStoreContract(CommonRules, ExpiryRules):
                 [partial(self._work, recorder, number, client, key, chance.random()) for number, client in enumerate(clients)]
             )
             verdict = check(recorder.ops)
+            if verdict is Verdict.UNDECIDED:
+                self.not_provoked(f"a history took too many steps to decide, OMNITCK_SEED={self.seed}")
             if verdict is Verdict.VIOLATION:
                 found = explain(recorder.ops)
                 self.fail_rule(
