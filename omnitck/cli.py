@@ -465,11 +465,12 @@ def _specification(contract: type[Contract]) -> Iterator[str]:
     if not issubclass(contract, Policy):
         yield "## Capabilities"
         yield "\n".join(
-            [f"- `{each}`" for each in sorted(contract.own_capabilities)]
-            + [f"- `{each}` (profile `production`)" for each in sorted(PROFILES["production"])]
+            [f"- `{each}`" for each in sorted(contract.own_capabilities - contract.production)]
+            + [f"- `{each}` (profile `production`)" for each in sorted(PROFILES["production"] | contract.production)]
         )
     yield "## Hooks"
-    yield "\n".join(f"- `{hook}`: {_on_one_line(inspect.getdoc(getattr(Contract, hook)))}" for hook in HOOKS)
+    hooks = (*HOOKS, *contract.hooks)
+    yield "\n".join(f"- `{hook}`: {_on_one_line(inspect.getdoc(getattr(contract, hook)))}" for hook in hooks)
     yield "## Rules"
     for rule in rules_of(contract):
         id = rule.id_in(contract.prefix)

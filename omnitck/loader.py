@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from weakref import WeakKeyDictionary
 
-from omnitck.kit.contract import HOOKS, Contract, Policy, Rule, check_declaration, rules_of
+from omnitck.kit.contract import HOOKS, Contract, Policy, Rule, rules_of
 from omnitck.kit.outcomes import Outcome
 from omnitck.kit.text import UsageError, describe, describe_error, suggest
+from omnitck.shared import models
 from omnitck.shared.models import Limits
 
 if TYPE_CHECKING:
@@ -182,9 +183,9 @@ def compose(
 ) -> Suite:
     """A suite of one contract and any policies, as if it were written as a class in the caller's module.
 
-    *make_provider* and the optional hooks (`unreachable_provider`, `backend_address`, `advance`) are coroutine functions without
-    `self`. Without *capabilities*, those are declared that *make_provider* has as an attribute of this name, or none. The other
-    declarations are those of `Contract`. Raises UsageError.
+    *make_provider* and the optional hooks (`unreachable_provider`, `backend_address`, `advance`, those of the contract) are
+    coroutine functions without `self`. Without *capabilities*, those are declared that *make_provider* has as an attribute of
+    this name, or none. The other declarations are those of `Contract` and of the contract itself. Raises UsageError.
     """
     given = {"make_provider": make_provider, **declarations}
     if capabilities is not None:
@@ -269,7 +270,8 @@ def specialise(suite: Suite, declarations: Mapping[str, Any]) -> Suite:
     if base is None or plain is None:
         _recipes[special] = None
     else:
-        _recipes[special] = replace(base, declarations={**base.declarations, **plain})
+        data, hooks = plain
+        _recipes[special] = replace(base, declarations={**base.declarations, **data}, hooks={**base.hooks, **hooks})
     return special
 
 
@@ -331,17 +333,19 @@ def _compose(
 
 def _new_class(name: str, qualname: str, module: str, bases: tuple[type, ...], declarations: Mapping[str, Any]) -> Suite:
     body: dict[str, Any] = {"__module__": module, "__qualname__": qualname}
+    contracts = [each for each in bases if issubclass(each, Contract)]
+    hooks = (*HOOKS, *(name for each in contracts for name in each.hooks))
+    data = (*DECLARATIONS, *(name for each in contracts for name in each.data))
     for key, value in declarations.items():
-        if key in HOOKS:
+        if key in hooks:
             if not inspect.iscoroutinefunction(value):
                 raise UsageError(f"{key} is {describe(value)}, no coroutine function: write it with `async def`.")
             # Static, so that the signature which the kit inspects is the function's own.
             body[key] = staticmethod(value)
-        elif key in DECLARATIONS:
-            check_declaration(key, value)
+        elif key in data:
             body[key] = tuple(value) if key == "capabilities" and isinstance(value, Iterator) else value
         else:
-            raise UsageError(f"unknown declaration {key!r}; {suggest(key, (*HOOKS, *DECLARATIONS))}")
+            raise UsageError(f"unknown declaration {key!r}; {suggest(key, (*hooks, *data))}")
     return cast("Suite", types.new_class(name, bases, exec_body=lambda namespace: namespace.update(body)))
 
 
@@ -357,13 +361,16 @@ class Recipe:
     contracts: tuple[str, ...] = ()
     """Names, or `package.module:Class`; none where the target is a suite."""
     declarations: Mapping[str, Any] = field(default_factory=dict)
-    """Of `DECLARATIONS`, and of `HOOKS` as `package.module:name`."""
+    """What a suite declares as data."""
+    hooks: Mapping[str, str] = field(default_factory=dict)
+    """The coroutine functions beside the target, each as `package.module:name`."""
     class_name: str | None = None
 
     def build(self) -> Suite:
         """Make the suite. Raises UsageError."""
         target = resolve_target(self.target)
         declarations = {key: _revive(key, value) for key, value in self.declarations.items()}
+        declarations |= {key: resolve(value) for key, value in self.hooks.items()}
         if is_suite(target):
             if self.contracts:
                 raise UsageError(f"target {self.target!r} is a suite, which has its contract already: leave the contract out.")
@@ -379,7 +386,8 @@ class Recipe:
 
     def command(self) -> str:
         """The command that repeats one rule, with `{rule}` in it; nothing if a shell could not say it."""
-        if self.declarations.keys() & {*HOOKS, "limits", "credentials", "known_deviations"} or ":" in "".join(self.contracts):
+        said = {"capabilities", "profile", "patience", "deadline", "backend", "again"}
+        if self.hooks or self.declarations.keys() - said or ":" in "".join(self.contracts):
             return ""
 
         words = [
@@ -410,7 +418,11 @@ def recipe_of(suite: Suite) -> Recipe | None:
 def _recipe(contracts: Iterable[type[Contract]], declarations: Mapping[str, Any], class_name: str) -> Recipe | None:
     plain = _plain(declarations)
     names = tuple(each.name if _is_registered(each) else reference(each) or "" for each in contracts)
-    return Recipe(plain.pop("make_provider"), names, plain, class_name) if plain and all(names) else None
+    if plain is None or "make_provider" not in plain[1] or not all(names):
+        return None
+
+    data, hooks = plain
+    return Recipe(hooks.pop("make_provider"), names, data, hooks, class_name)
 
 
 def reference(thing: Any) -> str | None:
@@ -426,26 +438,33 @@ def reference(thing: Any) -> str | None:
     return path if found is thing else None
 
 
-def _plain(declarations: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The same in text and numbers; None if a hook has no name that another process can import."""
-    plain = {key: reference(value) if key in HOOKS else value for key, value in declarations.items()}
-    for key, value in plain.items():
-        if value is None and key in HOOKS:
-            return None
-        if isinstance(value, Limits):
-            plain[key] = asdict(value)
+def _plain(declarations: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """The data in text and numbers, and the hooks by name; None if one has no name that another process can import."""
+    data: dict[str, Any] = {}
+    hooks: dict[str, str] = {}
+    for key, value in declarations.items():
+        if inspect.iscoroutinefunction(value):
+            name = reference(value)
+            if name is None:
+                return None
+            hooks[key] = name
+        elif isinstance(value, Limits):
+            data[key] = {"type": type(value).__name__, **asdict(value)}
+            if getattr(models, type(value).__name__, None) is not type(value):
+                return None
         elif isinstance(value, Mapping):
-            plain[key] = dict(value)
+            data[key] = dict(value)
         elif isinstance(value, Iterable) and not isinstance(value, str):
-            plain[key] = sorted(value) if key == "capabilities" else list(value)
-    return plain
+            data[key] = sorted(value) if key == "capabilities" else list(value)
+        else:
+            data[key] = value
+    return data, hooks
 
 
 def _revive(key: str, value: Any) -> Any:
-    if key in HOOKS:
-        return resolve(value)
     if key == "limits" and value is not None:
-        return Limits(**value)
+        numbers = dict(value)
+        return getattr(models, numbers.pop("type"))(**numbers)
     return tuple(value) if isinstance(value, list) else value
 
 

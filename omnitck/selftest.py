@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from omnitck.defects import Defect, defects_of
 from omnitck.kit.contract import Contract, rules_of
@@ -20,7 +20,8 @@ from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.kit.text import UsageError
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 from omnitck.primitives.kv_store import KVStoreContract
-from omnitck.reference.kv_store import CAPABILITIES, MemoryBackend, MemoryKVStore
+from omnitck.reference import kv_store
+from omnitck.reference.client import MemoryClient, MemoryServer
 from omnitck.shared.clock import ManualClock
 
 __all__ = ["REFERENCES", "SelftestReport", "reference_suite", "selftest"]
@@ -28,29 +29,36 @@ __all__ = ["REFERENCES", "SelftestReport", "reference_suite", "selftest"]
 CREDENTIAL = "correct-horse-battery-staple"
 
 
-class _KVStoreSuite(KVStoreContract, MultiTenancyPolicy):
-    """The reference with a clock of its own, a password, and a backend that can be out of reach."""
+class _Reference(MultiTenancyPolicy):
+    """A reference with a clock of its own, a password, and a backend that can be out of reach."""
 
     credentials = (CREDENTIAL,)
     patience = 0.3  # Nothing here waits for a network: a defect that hangs is known by 3 s.
-    provider: type[MemoryKVStore] = MemoryKVStore
+    backend_type: ClassVar[type[MemoryServer]]
+    provider: type[MemoryClient[Any]]
 
     def setUp(self) -> None:
         self.clock = ManualClock()
-        self.memory = MemoryBackend(clock=self.clock, password=CREDENTIAL)
+        self.memory = self.backend_type(clock=self.clock, password=CREDENTIAL)
 
-    async def make_provider(self, *, tenant_id: str | None = None, **config: Any) -> MemoryKVStore:
+    async def make_provider(self, *, tenant_id: str | None = None, **config: Any) -> MemoryClient[Any]:
         return self.provider(self.memory, tenant_id=tenant_id, password=CREDENTIAL, capabilities=self.declared)
 
-    async def unreachable_provider(self) -> MemoryKVStore:
-        return self.provider(MemoryBackend(reachable=False), capabilities=self.declared)
+    async def unreachable_provider(self) -> MemoryClient[Any]:
+        return self.provider(self.backend_type(reachable=False), capabilities=self.declared)
 
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
 
-REFERENCES: dict[str, tuple[type[Contract], frozenset[str]]] = {"kv_store": (_KVStoreSuite, CAPABILITIES)}
-"""For each contract, its suite without a TestCase, and every capability there is."""
+class _KVStoreSuite(KVStoreContract, _Reference):
+    capabilities = kv_store.CAPABILITIES
+    backend_type = kv_store.MemoryBackend
+    provider = kv_store.MemoryKVStore
+
+
+REFERENCES: dict[str, type[Contract]] = {"kv_store": _KVStoreSuite}
+"""For each contract the suite of its reference, without a TestCase, with every capability there is."""
 
 
 def reference_suite(
@@ -62,8 +70,8 @@ def reference_suite(
     **declarations: Any,
 ) -> type[Any]:
     """A suite of *contract*'s reference, or of *provider* in its place, with every policy and capability but *without*."""
-    mixin, capabilities = REFERENCES[contract]
-    members = {"capabilities": capabilities - without, "__module__": __name__, **declarations}
+    mixin = REFERENCES[contract]
+    members = {"capabilities": frozenset(mixin.capabilities) - without, "__module__": __name__, **declarations}
     if provider is not None:
         members["provider"] = provider
     return type(f"Reference_{contract}" if provider is None else provider.__name__, (mixin, base), members)
@@ -102,11 +110,12 @@ def selftest(contracts: Sequence[str] = (), *, jobs: int = 0, progress: Callable
     tasks: list[Callable[[], tuple[str, str, list[str]]]] = []
     for name in names:
         tasks.append(partial(_check_reference, name))
-        tasks += [partial(_check_without, name, each) for each in sorted(REFERENCES[name][1])]
+        tasks += [partial(_check_without, name, each) for each in sorted(REFERENCES[name].capabilities)]
         count = len(defects_of(name))
         report.defects += count
         tasks += [partial(_check_defect, name, number) for number in range(count)]
-        rules = {each.id_in(REFERENCES[name][0].prefix) for each in rules_of(REFERENCES[name][0])}
+        suite = reference_suite(name)
+        rules = {each.id_in(suite.prefix) for each in rules_of(suite)}
         report.rules += len(rules)
         report.rules_without_defect += sorted(rules - {id for defect in defects_of(name) for id in defect.rules})
 

@@ -266,8 +266,8 @@ class PlainContract(omnitck.Contract):
         "It works."
 class Taken(PlainContract):
     name = "taken"
-    @omnitck.rule("KV-01")
-    async def test_kv_01(self):
+    @omnitck.rule("MT-01")
+    async def test_mt_01(self):
         "It clashes."
 class NoPrefix(omnitck.Contract):
     name = "no_prefix"
@@ -300,7 +300,7 @@ class TestEntryPoints(UsageCase):
 
     def test_a_broken_one_is_refused_when_it_is_asked_for(self) -> None:
         self.refused("calls itself 'plain'", loader.find, "renamed")
-        self.refused("has rule ids that belong to kv_store: KV-01", loader.find, "taken")
+        self.refused("has rule ids that belong to multi_tenancy: MT-01", loader.find, "taken")
         self.refused("has no prefix", loader.find, "no_prefix")
         self.refused("cannot be loaded: AttributeError", loader.find, "missing")
         self.refused("is no contract", loader.find, "text")

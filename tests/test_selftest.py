@@ -51,6 +51,7 @@ class ToyContract(Contract):
 
 
 class ToySuite(ToyContract):
+    capabilities = frozenset({"light"})
     provider: type[Toy] = Toy
 
     async def make_provider(self, **config: Any) -> Toy:
@@ -83,7 +84,7 @@ def defect(provider: type, *rules: str, without: str = "") -> Defect:
 
 class TestBrokenLaws(unittest.TestCase):
     def report(self, *defects: Defect, suite: type[Contract] = ToySuite) -> SelftestReport:
-        references = {"toy": (suite, frozenset({"light"}))}
+        references = {"toy": suite}
         with (
             mock.patch.object(selftest, "REFERENCES", references),
             mock.patch.object(selftest, "defects_of", return_value=list(defects)),

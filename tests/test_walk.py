@@ -120,7 +120,10 @@ class TestWalk(unittest.IsolatedAsyncioTestCase):
         def refine(step: Step, value: object) -> object:
             return value.value if isinstance(value, Entry) else None if step.method == "compare_and_set" else value
 
-        self.assertIsNone(await self.walk(provider, steps, refine=refine))
+        def version_of(step: Step, value: object) -> str | None:
+            return value.version if isinstance(value, Entry) else str(value) if step.method == "compare_and_set" else None
+
+        self.assertIsNone(await self.walk(provider, steps, refine=refine, version_of=version_of))
         self.assertEqual(provider.values, {"name-0-0": "a", "name-0-1": "d"})
 
     async def test_an_error_is_compared_by_its_type(self) -> None:

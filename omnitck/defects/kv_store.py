@@ -15,7 +15,8 @@ import anyio
 import anyio.lowlevel
 
 from omnitck.defects import breaks
-from omnitck.reference.kv_store import Cell, MemoryKVStore
+from omnitck.reference.client import Cell
+from omnitck.reference.kv_store import MemoryKVStore
 from omnitck.shared.exceptions import ClosedError, ConflictError, InvalidArgumentError, NotFoundError, TCKError
 from omnitck.shared.models import Change, Entry, Expect, Put, Remove
 
@@ -1013,7 +1014,7 @@ class IgnoredTenant(MemoryKVStore):
         return (None, key)
 
 
-@breaks("MT-02", "MT-04", "MT-09", "MT-10", "MT-13")
+@breaks("MT-02", "MT-04", "MT-09", "MT-10", "MT-13", "MT-21")
 class DeleteEverywhere(MemoryKVStore):
     """`delete` has no tenant in its condition."""
 

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from omnitck.shared.models import Limits
+
 __all__ = ["Cells", "Operation"]
 
 P = TypeVar("P")
@@ -31,6 +33,8 @@ class Operation:
     writes: bool = False
     needs_legal_name: bool = True
     """Whether an illegal name is refused; a listing takes any text as a prefix."""
+    wide: bool = False
+    """Whether it reaches beyond its name, as one that empties a whole namespace does."""
 
 
 class Cells(Generic[P]):
@@ -81,9 +85,21 @@ class Cells(Generic[P]):
         """Make all these cells absent in one operation."""
         raise NotImplementedError
 
-    def watch(self, provider: P, prefix: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
-        """What happens to the cells whose names begin with *prefix*."""
+    def watch(self, provider: P, name: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
+        """What happens to the cell *name*."""
         raise NotImplementedError
 
+    async def tidy(self, provider: P, touched: str) -> None:
+        """Remove what a rule left under *touched*, which was the first argument of a call."""
+        await self.erase(provider, touched)
+
+    def may_refuse(self, name: str) -> bool:
+        """Whether a provider may refuse *name* with `InvalidArgumentError` although it names a cell elsewhere."""
+        return False
+
+    def room(self, limits: Limits, name: str) -> int:
+        """How many bytes the longest token of the cell *name* has."""
+        return limits.value_bytes
+
     enumerates: str | None = None
-    """The capability that brings `names`; None if the contract cannot enumerate."""
+    """The capability that brings `names`, empty if the core does; None if the contract cannot enumerate."""

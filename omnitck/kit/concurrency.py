@@ -1,13 +1,14 @@
 """Several calls at once, on asyncio and on trio, with nothing lost: no exception group, no cancelled sibling."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import anyio
 
-__all__ = ["Attempt", "attempt", "being_cancelled", "gather", "together"]
+__all__ = ["Attempt", "attempt", "being_cancelled", "drain", "enter", "gather", "together"]
 
 T = TypeVar("T")
 
@@ -65,3 +66,14 @@ async def together(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[Attempt[
 async def gather(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
     """The results of all *calls*, made at once; the first error is raised once all have ended."""
     return [each.result() for each in await together(calls)]
+
+
+async def drain(iterator: AsyncIterator[T]) -> list[T]:
+    """Everything that *iterator* yields."""
+    return [each async for each in iterator]
+
+
+async def enter(context: AbstractAsyncContextManager[object]) -> None:
+    """Enter *context* and leave it at once."""
+    async with context:
+        pass

@@ -10,7 +10,7 @@ import inspect
 import os
 import time
 import unittest
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -19,9 +19,10 @@ import anyio
 
 from omnitck.kit import session
 from omnitck.kit.cells import Cells, Operation
+from omnitck.kit.concurrency import Attempt, attempt
 from omnitck.kit.outcomes import Violation
 from omnitck.kit.text import UsageError, describe, describe_error, suggest
-from omnitck.shared.exceptions import UnavailableError
+from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, UnavailableError
 from omnitck.shared.models import Limits
 
 __all__ = ["HOOKS", "PROFILES", "Audit", "Contract", "Policy", "Rule", "audit", "rule", "rules_of"]
@@ -33,9 +34,10 @@ PROFILES: Mapping[str, frozenset[str]] = {
 """The capabilities that every contract knows, by the profile that demands them."""
 
 HOOKS = ("make_provider", "unreachable_provider", "backend_address", "advance")
-"""The coroutine methods that a suite may supply; only the first is required."""
+"""The coroutine methods that every suite may supply; only the first is required. A contract may know more."""
 
 Body = TypeVar("Body", bound=Callable[..., Awaitable[None]])
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Rule:
     deadline: float
     """Seconds after which the verdict is a failure."""
 
+    def applies_to(self, contract: type["Contract"]) -> bool:
+        """Whether the rule has a subject under *contract*: a policy's rule about locks has none in a store."""
+        return self.id not in contract.without_subject and self.needs <= known_capabilities(contract)
+
     def level_in(self, contract: type["Contract"]) -> str:
         """MUST for the core, else the capabilities that bring the rule."""
         return " + ".join(sorted(self.needs_in(contract))) or "MUST"
@@ -71,7 +77,7 @@ class Rule:
         return f"{prefix}-{self.id}" if shared else self.id
 
 
-SHARED_FAMILIES = ("COM-", "CA-")
+SHARED_FAMILIES = ("COM-", "CA-", "KV-")
 
 
 def rule(
@@ -130,9 +136,17 @@ def audit(id: str) -> Callable[[Body], Body]:
     return decorate
 
 
-def rules_of(contract: type) -> list[Rule]:
-    """The rules of a contract, policy or suite, in the order of their ids."""
-    found = (getattr(member, "rule", None) for _, member in inspect.getmembers(contract, callable))
+def rules_of(contract: type["Contract"]) -> list[Rule]:
+    """The rules of a contract, policy or suite, in the order of their ids; without those that have no subject there."""
+    rules = _all_rules(contract)
+    if issubclass(contract, Policy) and not issubclass(contract, unittest.TestCase):
+        return rules
+
+    return [each for each in rules if each.applies_to(getattr(contract, "contract", contract))]
+
+
+def _all_rules(cls: type) -> list[Rule]:
+    found = (getattr(member, "rule", None) for _, member in inspect.getmembers(cls, callable))
     return sorted((each for each in found if isinstance(each, Rule)), key=lambda each: each.method)
 
 
@@ -148,10 +162,23 @@ class Contract:
     """The protocol of the core under `""`, and that of each capability that brings operations."""
     own_capabilities: ClassVar[frozenset[str]] = frozenset()
     """The optional parts of this contract, beside those of the profiles."""
+    production: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that the profile `production` demands too."""
     extra_needs: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Shared rule to the capabilities without which this contract has nothing to judge it by."""
-    cells: ClassVar[Cells[Any]]
-    """The neutral view, against which common rules and policies are written."""
+    without_subject: ClassVar[frozenset[str]] = frozenset()
+    """Shared rules that nothing under this contract could break: its suites do not have them."""
+    hooks: ClassVar[tuple[str, ...]] = ()
+    """Optional coroutine methods of its suites, beside those that every contract knows."""
+    data: ClassVar[tuple[str, ...]] = ()
+    """Optional declarations of its suites that are data, beside those that every contract knows."""
+    limits_type: ClassVar[type[Limits]] = Limits
+    """What its providers' `limits` are."""
+
+    @property
+    def cells(self) -> Cells[Any]:
+        """The neutral view, against which common rules and policies are written."""
+        raise NotImplementedError
 
     # What the author of a suite may declare.
 
@@ -265,7 +292,7 @@ class Contract:
             return self.limits
 
         limits = getattr(self.session.first_provider(), "limits", None)
-        return limits if isinstance(limits, Limits) else Limits()
+        return limits if isinstance(limits, self.limits_type) else self.limits_type()
 
     @property
     def virtual_time(self) -> bool:
@@ -338,6 +365,64 @@ class Contract:
         return None
 
     @contextmanager
+    def refusable(self, *names: str) -> Iterator[None]:
+        """Around what is done with *names*: it ends where the provider refuses one that the contract lets it refuse."""
+        try:
+            yield
+        except InvalidArgumentError:
+            if not any(self.cells.may_refuse(name) for name in names):
+                raise
+
+    async def retry(self, change: Callable[[], Awaitable[T]]) -> T:
+        """The result of *change*, which reads before it writes, once it meets no conflict.
+
+        Each conflict means that somebody else has succeeded, so in a rule of n changes none needs more than n tries.
+        """
+        for _ in range(MOST_TRIES):
+            tried = await attempt(change)
+            if not isinstance(tried.error, ConflictError):
+                return tried.result()
+
+            await self.wait(self.numbers().staleness)
+        self.fail_rule(
+            given=f"a change that reads before it writes, tried {MOST_TRIES} times",
+            expected="it succeeds once the others have",
+            observed="ConflictError every time",
+            hint="what is read is not what the comparison sees",
+        )
+        return None
+
+    def one_winner(self, tried: Sequence[Attempt[Any]], given: str, loss: type[BaseException] = ConflictError) -> int:
+        """Fail the rule unless exactly one of *tried* succeeded and the others raised *loss*; the number of that one."""
+        winners = [number for number, each in enumerate(tried) if each.error is None]
+        strange = [describe_error(each.error) for each in tried if each.error and not isinstance(each.error, loss)]
+        self.check(
+            len(winners) == 1 and not strange,
+            given=given,
+            expected=f"1 success, {len(tried) - 1} {loss.__name__}",
+            observed=Plain(f"{len(winners)} successes, {len(strange)} other errors {' '.join(strange[:1])}"),
+        )
+        return winners[0]
+
+    def check_listing(self, listed: Iterable[str], expected: Iterable[str], given: str) -> None:
+        """Fail the rule unless *listed* are the *expected* names, each once, in whatever order."""
+        listed, wanted = list(listed), set(expected)
+        seen = set(listed)
+        problems = []
+        if wanted - seen:
+            problems.append(f"{len(wanted - seen)} missing, {describe(sorted(wanted - seen)[0])} for one")
+        if seen - wanted:
+            problems.append(f"{len(seen - wanted)} that should not be there, {describe(sorted(seen - wanted)[0])} for one")
+        if len(listed) != len(seen):
+            problems.append(f"{len(listed) - len(seen)} repeated")
+        self.check(not problems, given=given, expected=f"{len(wanted)} names, each once", observed=Plain("; ".join(problems)))
+
+    def enumerates(self) -> bool:
+        """Whether the cells can be listed in this suite."""
+        capability = self.cells.enumerates
+        return capability is not None and (not capability or capability in self.declared)
+
+    @contextmanager
     def case(self, name: str) -> Iterator[None]:
         """One case of several: a failure inside is kept, the rule goes on, and fails once with all of them."""
         try:
@@ -353,6 +438,10 @@ class Contract:
     def not_provoked(self, reason: str) -> NoReturn:
         """The rule cannot be provoked with this suite."""
         raise session.NotProvoked(reason)
+
+
+MOST_TRIES = 100
+"""Tries of one change among at most 80 that compete."""
 
 
 class Plain(str):
@@ -397,6 +486,9 @@ def _check_suite(cls: type[Contract]) -> None:
     )
     cls.declared = _declared(cls)
     _refuse_overrides(cls)
+    for each in _all_rules(cls):
+        if not each.applies_to(cls.contract):
+            setattr(cls, each.method, None)  # which no runner takes for a test
     _check_deviations(cls)
     _check_hooks(cls)
     if cls.backend not in ("asyncio", "trio"):
@@ -406,13 +498,13 @@ def _check_suite(cls: type[Contract]) -> None:
         if (value is not None or number == "patience") and not (isinstance(value, int | float) and value > 0):
             raise UsageError(f"{cls.__qualname__}.{number} is {describe(value)}: give a number of seconds above 0.")
     for declaration in ("limits", "credentials", "again"):
-        check_declaration(declaration, getattr(cls, declaration), f"{cls.__qualname__}.")
+        check_declaration(declaration, getattr(cls, declaration), f"{cls.__qualname__}.", cls.limits_type)
 
 
-def check_declaration(key: str, value: object, owner: str = "") -> None:
+def check_declaration(key: str, value: object, owner: str = "", limits_type: type[Limits] = Limits) -> None:
     """Refuse a declaration whose type is wrong."""
-    if key == "limits" and value is not None and not isinstance(value, Limits):
-        raise UsageError(f"{owner}limits is {describe(value)}: give an omnitck.shared.models.Limits.")
+    if key == "limits" and value is not None and not isinstance(value, limits_type):
+        raise UsageError(f"{owner}limits is {describe(value)}: give an omnitck.shared.models.{limits_type.__name__}.")
     if key == "credentials" and not (isinstance(value, tuple | list) and all(isinstance(each, str) and each for each in value)):
         raise UsageError(f"{owner}credentials is no list of strings: give the secrets of the configuration, none of them empty.")
     if key == "again" and not isinstance(value, str):
@@ -439,13 +531,13 @@ def _declared(cls: type[Contract]) -> frozenset[str]:
             raise UsageError(
                 f"{cls.__qualname__}: unknown capability {describe(each)} of {cls.contract.name}; {suggest(str(each), known)}"
             )
-    return frozenset(given) | PROFILES[cls.profile]
+    return frozenset(given) | PROFILES[cls.profile] | (cls.contract.production if cls.profile == "production" else frozenset())
 
 
 def _refuse_overrides(cls: type[Contract]) -> None:
     for owner in (cls.contract, *cls.policies):
         for each in rules_of(owner):
-            if _rule_method(cls, each.method) is not getattr(owner, each.method):
+            if each.applies_to(cls.contract) and _rule_method(cls, each.method) is not getattr(owner, each.method):
                 raise UsageError(
                     f"{cls.__qualname__} overrides rule {each.id_in(cls.contract.prefix)} ({each.method}): a rule cannot be "
                     f'replaced; say known_deviations = {{"{each.id_in(cls.contract.prefix)}": "reason or link"}} instead.'
@@ -465,7 +557,7 @@ def _check_deviations(cls: type[Contract]) -> None:
 
 
 def _check_hooks(cls: type[Contract]) -> None:
-    for hook in HOOKS:
+    for hook in (*HOOKS, *cls.contract.hooks):
         if not inspect.iscoroutinefunction(getattr(cls, hook)):
             raise UsageError(f"{cls.__qualname__}.{hook} is no coroutine function: write it with `async def`.")
 
@@ -488,7 +580,7 @@ def _check_hooks(cls: type[Contract]) -> None:
 def has_hook(cls: type[Contract], hook: str) -> bool:
     """Whether the suite supplies an optional hook: a method of its own, or a declaration that is not empty."""
     supplied = getattr(cls, hook)
-    return supplied is not getattr(Contract, hook) if callable(supplied) else bool(supplied)
+    return supplied is not getattr(cls.contract, hook) if callable(supplied) else bool(supplied)
 
 
 def _put_on_backend(cls: type[Contract]) -> None:

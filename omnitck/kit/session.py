@@ -344,14 +344,14 @@ class Session:
                 provider: Any = client.provider
                 for name in names:
                     try:
-                        await self.suite.cells.erase(provider, name)
+                        await self.suite.cells.tidy(provider, name)
                     except TCKError:
                         if not client.closed:
                             continue
                         config = {key: value for key, value in client.config.items() if key != "address"}
                         try:
                             provider = raw(await self.connect(config))
-                            await self.suite.cells.erase(provider, name)
+                            await self.suite.cells.tidy(provider, name)
                         except (HookError, TCKError):
                             break
                     except Exception:

@@ -62,6 +62,7 @@ class Divergence:
 
 
 Refine = Callable[[Step, object], object]
+VersionOf = Callable[[Step, object], str | None]
 
 
 @dataclass(slots=True)
@@ -71,6 +72,7 @@ class _Replay:
     provider: Any
     names: list[str]
     refine: Refine
+    version_of: VersionOf
     versions: dict[int, str] = field(default_factory=dict)
 
     async def take(self, step: Step) -> str:
@@ -111,9 +113,21 @@ class _Replay:
         return value
 
     def _remember(self, step: Step, value: object) -> None:
-        version = getattr(value, "version", value if step.method == "compare_and_set" else None)
-        if isinstance(version, str) and isinstance(step.arguments[0], Name):
-            self.versions[step.arguments[0].number] = version
+        version, name = self.version_of(step, value), _first_name(step.arguments)
+        if version is not None and name is not None:
+            self.versions[name.number] = version
+
+
+def _first_name(value: object) -> Name | None:
+    """The first name in *value*, however deep."""
+    if isinstance(value, Name):
+        return value
+    if isinstance(value, dict):
+        value = [part for pair in value.items() for part in pair]
+    if not isinstance(value, list | tuple):
+        return None
+
+    return next((found for each in value if (found := _first_name(each)) is not None), None)
 
 
 async def _call(provider: Any, method: str, arguments: list[Any], keywords: dict[str, Any]) -> object:
@@ -128,17 +142,20 @@ async def walk(
     *,
     names: Callable[[], list[str]],
     refine: Refine = lambda step, value: value,
+    version_of: VersionOf = lambda step, value: None,
+    subject: str = "store",
 ) -> Divergence | None:
     """Take *steps* on *provider* and on a fresh *model*; the first disagreement, shortened, or None.
 
-    *names* makes fresh names for the placeholders. *refine* removes from a result what may differ between good providers.
+    *names* makes fresh names for the placeholders. *refine* removes from a result what may differ between good providers, and
+    *version_of* finds in it the version of the first name among the arguments. *subject* is what the Python calls the provider.
     """
 
     async def disagreement(path: Sequence[Step]) -> tuple[int, str, str] | None:
         fresh = names()
-        subject, reference = _Replay(provider, fresh, refine), _Replay(model(), fresh, refine)
+        tested, reference = (_Replay(each, fresh, refine, version_of) for each in (provider, model()))
         for number, step in enumerate(path):
-            expected, observed = await reference.take(step), await subject.take(step)
+            expected, observed = await reference.take(step), await tested.take(step)
             if expected != observed:
                 return number, expected, observed
         return None
@@ -149,8 +166,8 @@ async def walk(
 
     path = list(steps[: found[0] + 1])
     path, found = await _shrink(path, found, disagreement)
-    lines = [f"await store.{step}" for step in path[:-1]]
-    lines.append(f"await store.{path[-1]}  # expected {found[1]}, observed {found[2]}")
+    lines = [f"await {subject}.{step}" for step in path[:-1]]
+    lines.append(f"await {subject}.{path[-1]}  # expected {found[1]}, observed {found[2]}")
     return Divergence("\n".join(lines), found[1], found[2])
 
 

@@ -7,10 +7,10 @@ A tenant id is *isolated or refused* with `InvalidArgumentError` at construction
 two ids one, by folding, trimming, cutting or replacing characters, is neither. An injective escape, a length prefix
 (`4:acme:key`), or a bucket, schema or database for each tenant satisfies it.
 
-MT-23 (locks) and MT-24 (presigned URLs) belong to contracts that have such operations.
+A rule whose operations a contract does not have is no rule of its suites: MT-21 needs watchers, MT-24 presigned URLs, and
+MT-23 will need locks.
 """
 
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, ClassVar
 
@@ -204,12 +204,15 @@ class MultiTenancyPolicy(Policy):
                 deep, token = f"{b}{separator}{c}", self.token()
                 given = f"the cell {describe(c)} of tenant {describe(f'{a}{separator}{b}')}"
                 await self.cells.write(outer, c, token)
-                self.same(await self.cells.read(inner, deep), None, given=f"{given}, read as tenant {a}, name {describe(deep)}")
-                await self.cells.write(inner, deep, self.token())
+                with self.refusable(deep):
+                    read = await self.cells.read(inner, deep)
+                    self.same(read, None, given=f"{given}, read as tenant {a}, name {describe(deep)}")
+                    await self.cells.write(inner, deep, self.token())
                 self.same(await self.cells.read(outer, c), token, given=f"{given} after tenant {a} wrote {describe(deep)}")
-                if self.cells.enumerates in self.declared:
+                if self.enumerates():
                     self.same(await self.cells.names(outer, ""), [c], given="the names of the tenant with a separator in its id")
-                await self.cells.erase(inner, deep)
+                with self.refusable(deep):
+                    await self.cells.erase(inner, deep)
                 self.same(await self.cells.read(outer, c), token, given=f"{given} after tenant {a} erased {describe(deep)}")
 
     @rule("MT-08")
@@ -227,12 +230,13 @@ class MultiTenancyPolicy(Policy):
 
                 name, token = self.key(), self.token()
                 await self.cells.write(long, name, token)
-                self.same(
-                    await self.cells.read(short, rest + name),
-                    None,
-                    given=f"tenant T reads {describe(rest + name)}, which tenant T{rest} wrote as {describe(name)}",
-                )
-                if self.cells.enumerates in self.declared:
+                with self.refusable(rest + name):
+                    self.same(
+                        await self.cells.read(short, rest + name),
+                        None,
+                        given=f"tenant T reads {describe(rest + name)}, which tenant T{rest} wrote as {describe(name)}",
+                    )
+                if self.enumerates():
                     self.same(await self.cells.names(short, ""), [], given="the names of the tenant with the shorter id")
 
     @rule("MT-09", deadline=60)
@@ -325,7 +329,7 @@ class MultiTenancyPolicy(Policy):
                 tenant = await self.connect_or_none(id)
                 await self.check_apart(nobody, tenant, given)
                 await self.check_apart(tenant, nobody, given)
-        if self.cells.enumerates in self.declared:
+        if self.enumerates():
             name = self.key()
             await self.cells.write(await self.connect(tenant_id=self.tenant()), name, self.token())
             listed = await self.cells.names(nobody, self.namespace)
@@ -364,7 +368,7 @@ class MultiTenancyPolicy(Policy):
         name, of_a, of_b = self.key(), self.token(), self.token()
         await self.cells.write(a, name, of_a)
         await self.cells.write(b, name, of_b)
-        for operation in self.operations():
+        for operation in (each for each in self.operations() if not each.wide):
             with self.case(operation.name):
                 victim = self.key()
                 async for _ in sweep(partial(self.bound, operation, a, victim)):
@@ -466,40 +470,43 @@ class MultiTenancyPolicy(Policy):
             f"tenant_id={tenant};{name}",
         ):
             with self.case(describe(spelled)):
-                self.same(await self.cells.read(b, spelled), None, given=f"tenant B reads {describe(spelled)}")
-                await self.cells.write(b, spelled, self.token())
-                await self.cells.erase(b, spelled)
+                with self.refusable(spelled):
+                    self.same(await self.cells.read(b, spelled), None, given=f"tenant B reads {describe(spelled)}")
+                    await self.cells.write(b, spelled, self.token())
+                    await self.cells.erase(b, spelled)
                 self.same(
                     await self.cells.read(a, name),
                     token,
                     given=f"tenant A's cell after tenant B wrote and erased {describe(spelled)}",
                 )
 
-    @rule("MT-21")
+    @rule("MT-21", "watch")
     async def test_mt_21_a_watcher_is_told_of_its_own_tenant(self) -> None:
         """A watcher of one tenant receives nothing of another.
 
         Catches a channel that all tenants share. A last write of its own proves that the watcher listened.
         """
         a, b = await self.two_tenants()
-        theirs, sentinel, token = self.key(), self.key(), self.token()
+        name, token, sentinel = self.key(), self.token(), self.token()
+        await self.cells.write(b, name, self.token())
         seen = []
-        async with AsyncExitStack() as stack:
-            changes = [await stack.enter_async_context(self.cells.watch(b, prefix)) for prefix in ("", self.namespace)]
-            await self.cells.write(a, theirs, token)
-            await self.cells.erase(a, theirs)
-            await self.cells.write(b, sentinel, self.token())
+        async with self.cells.watch(b, name) as changes:
+            await self.cells.write(a, name, token)
+            await self.cells.erase(a, name)
+            await self.cells.write(b, name, sentinel)
             with anyio.move_on_after(5 * self.patience):
-                for each in changes:
-                    async for change in each:
-                        seen.append(text_of(change))
-                        if sentinel in seen[-1]:
-                            break
-        self.same(
-            sum(sentinel in each for each in seen), 2, given="a write of the watcher's own tenant: the watchers that were told"
+                async for change in changes:
+                    seen.append(text_of(change))
+                    if sentinel in seen[-1]:
+                        break
+        self.check(
+            any(sentinel in each for each in seen),
+            given="a write of the watcher's own tenant",
+            expected="the watcher is told of it",
+            observed=seen,
         )
-        shown = [each for each in seen if theirs in each or token in each or self.tenant("a") in each]
-        self.check(not shown, given="what tenant B's watchers received", expected="nothing of tenant A", observed=shown)
+        shown = [each for each in seen if sentinel not in each]
+        self.check(not shown, given="what tenant B's watcher received", expected="nothing of tenant A", observed=shown)
 
     @rule("MT-22")
     async def test_mt_22_bulk_removal_stays_within_the_tenant(self) -> None:

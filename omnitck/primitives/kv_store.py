@@ -1,40 +1,46 @@
 """`kv_store`: named values that stay until they are replaced, deleted or expire.
 
 The protocol comes first, then the rules in the order of their ids. The core is three methods over `str`; everything else is a
-capability, which the provider declares and the kit then checks.
+capability, which the provider declares and the kit then checks. What a cache owes as well is in `omnitck.kit.key_value`
+(`KV-02` to `KV-05`, `KV-08`, `KV-09`, compare-and-set, batches, counters, bytes) and `omnitck.kit.expiry`.
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import anyio
 
 from omnitck.kit.cancellation import cancel_at
 from omnitck.kit.cells import Cells, Operation
-from omnitck.kit.common import CommonRules
-from omnitck.kit.concurrency import attempt, gather, together
+from omnitck.kit.common import CommonRules, Lifecycle
+from omnitck.kit.concurrency import attempt, drain, enter, gather, together
 from omnitck.kit.contract import Plain, rule
-from omnitck.kit.corpus import AFTER_A_NAME, TEXTS
 from omnitck.kit.expiry import EXPIRY_RULES, ExpiryRules
 from omnitck.kit.history import Recorder, Verdict, check, explain
-from omnitck.kit.text import describe, describe_error
+from omnitck.kit.key_value import (
+    Batch,
+    BatchRules,
+    Binary,
+    BinaryRules,
+    CompareAndSet,
+    Counter,
+    CounterRules,
+    ValueRules,
+    VersionRules,
+)
+from omnitck.kit.text import describe
 from omnitck.kit.walk import Name, Step, Version, walk
-from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, TCKError
+from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError
 from omnitck.shared.models import Change, Entry, Expect, Put, Remove
 
 __all__ = [
-    "Batch",
-    "Binary",
-    "CompareAndSet",
-    "Counter",
     "Expiring",
     "KVCells",
     "KVStoreContract",
     "KVStoreProtocol",
-    "Lifecycle",
     "Listing",
     "Transaction",
     "Watch",
@@ -54,22 +60,6 @@ class KVStoreProtocol(Protocol):
 
     async def delete(self, key: str) -> None:
         """Remove exactly this *key*. An absent key is fine."""
-        ...
-
-
-class CompareAndSet(Protocol):
-    """Capability `compare_and_set`: optimistic concurrency over opaque versions."""
-
-    async def get_entry(self, key: str) -> Entry | None:
-        """The value with its version, or None if absent."""
-        ...
-
-    async def compare_and_set(self, key: str, value: str, expected: str | None) -> str:
-        """Store *value* if the version is still *expected* (None: if absent) and return the new version; else `ConflictError`."""
-        ...
-
-    async def compare_and_delete(self, key: str, expected: str) -> None:
-        """Delete *key* if its version is still *expected*; else, or if it is absent, `ConflictError`."""
         ...
 
 
@@ -93,33 +83,6 @@ class Listing(Protocol):
         ...
 
 
-class Batch(Protocol):
-    """Capability `batch`: many keys in one call, of any number. Not atomic as a whole."""
-
-    async def get_many(self, keys: Iterable[str]) -> dict[str, str | None]:
-        """Each distinct key with its value, None where absent."""
-        ...
-
-    async def set_many(self, items: Mapping[str, str]) -> None:
-        """Store every item. An error names the keys that were not stored."""
-        ...
-
-    async def delete_many(self, keys: Iterable[str]) -> None:
-        """Delete every key."""
-        ...
-
-
-class Counter(Protocol):
-    """Capability `counter`: atomic integers of 64 bits, stored as decimal text."""
-
-    async def increment(self, key: str, delta: int = 1) -> int:
-        """Add *delta* (an absent key counts as 0, a TTL is kept) and return the sum.
-
-        A value that is no integer, and a sum outside -2**63 .. 2**63-1, raise `InvalidArgumentError` and change nothing.
-        """
-        ...
-
-
 class Watch(Protocol):
     """Capability `watch`: changes as they happen."""
 
@@ -136,39 +99,6 @@ class Transaction(Protocol):
         ...
 
 
-class Binary(Protocol):
-    """Capability `binary`: bytes beside text, which is its UTF-8 form. `get` of other bytes is `InvalidArgumentError`."""
-
-    async def get_bytes(self, key: str) -> bytes | None:
-        """The value of *key* as bytes, or None if absent."""
-        ...
-
-    async def set_bytes(self, key: str, value: bytes) -> None:
-        """Store *value*, replacing what was there."""
-        ...
-
-
-class Lifecycle(Protocol):
-    """Capability `lifecycle`: a client that ends."""
-
-    async def close(self) -> None:
-        """Release everything. Idempotent; afterwards every operation raises `ClosedError`."""
-        ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *exc_info: object) -> None: ...
-
-
-async def _drain(keys: AsyncIterator[str]) -> list[str]:
-    return [key async for key in keys]
-
-
-async def _enter(context: AbstractAsyncContextManager[object]) -> None:
-    async with context:
-        pass
-
-
 class KVCells(Cells[Any]):
     """A key-value store as a set of cells."""
 
@@ -183,12 +113,12 @@ class KVCells(Cells[Any]):
         Operation("compare_and_delete", lambda p, n, t: p.compare_and_delete(n, "1"), "compare_and_delete", "compare_and_set"),
         Operation("set with ttl", lambda p, n, t: p.set(n, t, ttl=3600.0), "set", "ttl", argument="ttl", writes=True),
         Operation("expires_in", lambda p, n, t: p.expires_in(n), "expires_in", "ttl"),
-        Operation("list_keys", lambda p, n, t: _drain(p.list_keys(n)), "list_keys", "list_prefix", needs_legal_name=False),
+        Operation("list_keys", lambda p, n, t: drain(p.list_keys(n)), "list_keys", "list_prefix", needs_legal_name=False),
         Operation("get_many", lambda p, n, t: p.get_many([n]), "get_many", "batch"),
         Operation("set_many", lambda p, n, t: p.set_many({n: t}), "set_many", "batch", writes=True),
         Operation("delete_many", lambda p, n, t: p.delete_many([n]), "delete_many", "batch"),
         Operation("increment", lambda p, n, t: p.increment(n), "increment", "counter"),
-        Operation("watch", lambda p, n, t: _enter(p.watch(n)), "watch", "watch", needs_legal_name=False),
+        Operation("watch", lambda p, n, t: enter(p.watch(n)), "watch", "watch", needs_legal_name=False),
         Operation("transact", lambda p, n, t: p.transact([Put(n, t)]), "transact", "transaction", writes=True),
         Operation("get_bytes", lambda p, n, t: p.get_bytes(n), "get_bytes", "binary"),
         Operation("set_bytes", lambda p, n, t: p.set_bytes(n, t.encode()), "set_bytes", "binary", writes=True),
@@ -221,7 +151,7 @@ class KVCells(Cells[Any]):
         await provider.delete(name)
 
     async def names(self, provider: Listing, prefix: str) -> list[str]:
-        return await _drain(provider.list_keys(prefix))
+        return await drain(provider.list_keys(prefix))
 
     async def state(self, provider: Any, name: str, declared: frozenset[str]) -> tuple[object, ...]:
         state: list[object] = [await provider.get(name)]
@@ -244,8 +174,8 @@ class KVCells(Cells[Any]):
     async def erase_many(self, provider: Batch, names: list[str]) -> None:
         await provider.delete_many(names)
 
-    def watch(self, provider: Watch, prefix: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
-        return provider.watch(prefix)
+    def watch(self, provider: Watch, name: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
+        return provider.watch(name)
 
     async def alias(self, provider: Any, name: str, token: str) -> str | None:
         items = {name: token}
@@ -265,7 +195,7 @@ class KVCells(Cells[Any]):
         return None if list(first) == [name] else "the list given to get_many was changed by its caller, and the result with it"
 
 
-class KVStoreContract(CommonRules, ExpiryRules):
+class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRules, ExpiryRules, CommonRules):
     """Certifies a key-value store."""
 
     name = "kv_store"
@@ -290,10 +220,15 @@ class KVStoreContract(CommonRules, ExpiryRules):
         "MT-06": frozenset({"list_prefix"}),
         "MT-18": frozenset({"compare_and_set"}),
         "MT-19": frozenset({"compare_and_set"}),
-        "MT-21": frozenset({"watch"}),
         "MT-22": frozenset({"batch"}),
     }
     cells = KVCells()
+
+    def text_writes(self, store: Any, key: str, value: Any) -> dict[str, Callable[[], Awaitable[object]]]:
+        writes = super().text_writes(store, key, value)
+        if "transaction" in self.declared:
+            writes["transact"] = lambda: store.transact([Put(key, value)])
+        return writes
 
     def expired_reads(self, client: Any, key: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
         async def many() -> object:
@@ -304,7 +239,7 @@ class KVStoreContract(CommonRules, ExpiryRules):
             return None if isinstance(tried.error, NotFoundError) else tried.result()
 
         async def listed() -> object:
-            return key if key in await _drain(client.list_keys(key)) else None
+            return key if key in await drain(client.list_keys(key)) else None
 
         reads: dict[str, tuple[str | None, Callable[[], Awaitable[object]]]] = {
             "get": (None, lambda: client.get(key)),
@@ -327,70 +262,6 @@ class KVStoreContract(CommonRules, ExpiryRules):
         store: KVStoreProtocol = await self.connect()
         self.same(await store.get(self.key()), None, given="get(a key never written)")
 
-    @rule("KV-02")
-    async def test_kv_02_what_was_set_is_read(self) -> None:
-        """`get` after `set` returns an equal value of exactly the type `str`.
-
-        Catches bytes from a driver that was not told to decode. `set` itself returns `None`.
-        """
-        store: KVStoreProtocol = await self.connect()
-        key = self.key()
-        for value in ("a", "two words", "\u00fcber \U0001f511", self.token(1000)):
-            with self.case(describe(value, 40)):
-                self.same(await attempt_set(store, key, value), None, given="the result of set")
-                self.same(await store.get(key), value, given=f"get after set(key, {describe(value, 40)})")
-
-    @rule("KV-03")
-    async def test_kv_03_empty_is_not_absent(self) -> None:
-        """The empty string is a value, and differs from absence.
-
-        Catches `if not value: return None`. NATS itself gives an empty value back as None: a provider marks it.
-        """
-        store: KVStoreProtocol = await self.connect()
-        key = self.key()
-        await store.set(key, "")
-        self.same(await store.get(key), "", given='get after set(key, "")', hint="test for None, not for truth")
-        await store.set(key, "full")
-        await store.set(key, "")
-        self.same(await store.get(key), "", given='get after set(key, "full"), set(key, "")')
-
-    @rule("KV-04")
-    async def test_kv_04_values_are_not_interpreted(self) -> None:
-        """Every character, and values that spell other types, come back unchanged.
-
-        `0`, `null`, `"x"`, `[]`, base64, a pickle's head, U+0000. Catches JSON that decodes itself, `str(value)`, and a
-        lossy encoding. PostgreSQL's `text` cannot hold U+0000: a provider stores `bytea`.
-        """
-        store: KVStoreProtocol = await self.connect()
-        for label, value in TEXTS.items():
-            with self.case(label):
-                key = self.key()
-                await store.set(key, value)
-                self.same(await store.get(key), value, given=f"get after set(key, {describe(value, 60)})")
-
-    @rule("KV-05", "validation")
-    async def test_kv_05_other_types_are_refused(self) -> None:
-        """A value that is no `str`, or holds a lone surrogate, raises `InvalidArgumentError`, and the old value stays.
-
-        Catches silent coercion: `1` comes back as `"1"`, `None` as `"None"` or as absence.
-        """
-        store: Any = await self.connect()
-        key, old = self.key(), self.token()
-        await store.set(key, old)
-        for value in (b"bytes", bytearray(b"x"), 1, 1.5, True, None, ["a"], {"a": 1}, "a\ud800"):
-            for method, write in self._text_writes(store, key, value).items():
-                with self.case(f"{method}, {describe(value)}"):
-                    await self.refused(write, InvalidArgumentError, given=f"{method} with the value {describe(value)}")
-                    self.same(await store.get(key), old, given=f"get after {method} refused {describe(value)}")
-
-    def _text_writes(self, store: Any, key: str, value: Any) -> dict[str, Callable[[], Awaitable[object]]]:
-        writes: dict[str, Callable[[], Awaitable[object]]] = {"set": lambda: store.set(key, value)}
-        if "batch" in self.declared:
-            writes["set_many"] = lambda: store.set_many({key: value})
-        if "transaction" in self.declared:
-            writes["transact"] = lambda: store.transact([Put(key, value)])
-        return writes
-
     @rule("KV-06")
     async def test_kv_06_set_replaces_the_whole_value(self) -> None:
         """`set` replaces the whole value, by a shorter or a longer one.
@@ -412,61 +283,13 @@ class KVStoreContract(CommonRules, ExpiryRules):
 
         Catches a tombstone that is read as a value, and a "not found" that a retry would trip over.
         """
-        store: KVStoreProtocol = await self.connect()
+        store: Any = await self.connect()
         key = self.key()
         await store.set(key, self.token())
         for given in ("delete(key)", "delete(key) again"):
-            self.same(await attempt_delete(store, key), None, given=f"the result of {given}")
+            self.same(await store.delete(key), None, given=f"the result of {given}")
             self.same(await store.get(key), None, given=f"get after {given}")
-        self.same(await attempt_delete(store, self.key()), None, given="the result of delete(a key never written)")
-
-    @rule("KV-08")
-    async def test_kv_08_delete_is_not_recursive(self) -> None:
-        """`delete` removes exactly its key: longer keys, the parent and the same key in another case stay.
-
-        Catches `DEL k*`, and the recursive delete of a tree.
-        """
-        store: KVStoreProtocol = await self.connect()
-        key = self.key("k")
-        neighbours = {label: key + after for label, after in AFTER_A_NAME.items()}
-        neighbours["the parent"] = key[:-2]
-        neighbours["upper case"] = key[:-1] + "K"
-        values = {label: self.token() for label in neighbours}
-        for label, neighbour in neighbours.items():
-            await store.set(neighbour, values[label])
-        await store.set(key, self.token())
-        await store.delete(key)
-        self.same(await store.get(key), None, given="get after delete")
-        for label, neighbour in neighbours.items():
-            with self.case(label):
-                self.same(
-                    await store.get(neighbour), values[label], given=f"get({describe(neighbour)}) after delete({describe(key)})"
-                )
-
-    @rule("KV-09")
-    async def test_kv_09_patterns_match_only_themselves(self) -> None:
-        r"""In `get`, `set` and `delete` a key with `*`, `?`, `[a]`, `%`, `_`, `\` or `>` is that key alone.
-
-        Catches the MATCH of Redis, the LIKE of SQL and the wildcards of NATS, wherever a key is used as a pattern.
-        """
-        store: KVStoreProtocol = await self.connect()
-        for pattern in ("*", "?", "[a]", "%", "_", "\\", ">", ".", "{a}", "^", "$"):
-            with self.case(pattern):
-                start = self.key()
-                decoys = {start + middle + "z": self.token() for middle in ("a", "b", "ab", "")}
-                for decoy, value in decoys.items():
-                    await store.set(decoy, value)
-                key = start + pattern + "z"
-                self.same(await store.get(key), None, given=f"get({describe(key)}), never written, beside keys that it matches")
-                value = self.token()
-                await store.set(key, value)
-                self.same(await store.get(key), value, given=f"get({describe(key)})")
-                await store.delete(key)
-                self.same(await store.get(key), None, given=f"get({describe(key)}) after its delete")
-                for decoy, kept in decoys.items():
-                    self.same(
-                        await store.get(decoy), kept, given=f"get({describe(decoy)}) after set and delete of {describe(key)}"
-                    )
+        self.same(await store.delete(self.key()), None, given="the result of delete(a key never written)")
 
     @rule("KV-10")
     async def test_kv_10_a_key_can_be_written_after_its_delete(self) -> None:
@@ -612,206 +435,6 @@ class KVStoreContract(CommonRules, ExpiryRules):
             else:
                 await recorder.record(number, "set", (value,), partial(client.set, key, value))
 
-    # compare_and_set
-
-    @rule("KV-15", "compare_and_set")
-    async def test_kv_15_create_only_once(self) -> None:
-        """With `expected=None` the first call creates, the next raises `ConflictError` and keeps the first value.
-
-        Catches an upsert. After a delete the key can be created again, whatever marker the backend keeps.
-        """
-        store: Any = await self.connect()
-        key, first = self.key(), self.token()
-        version = await store.compare_and_set(key, first, None)
-        self.same(type(version), str, given="the type of a version")
-        await self.refused(
-            lambda: store.compare_and_set(key, self.token(), None),
-            ConflictError,
-            given="compare_and_set(key, value, None) of a key that exists",
-        )
-        self.same(await store.get(key), first, given="get after the refused creation")
-        await store.delete(key)
-        again = self.token()
-        await store.compare_and_set(key, again, None)
-        self.same(await store.get(key), again, given="get after delete and compare_and_set(key, value, None)")
-
-    @rule("KV-16", "compare_and_set")
-    async def test_kv_16_the_current_version_succeeds(self) -> None:
-        """The current version succeeds, and yields another one, equal to `get_entry(key).version`.
-
-        Catches a version that is returned before the write that makes it.
-        """
-        store: Any = await self.connect()
-        key = self.key()
-        version = await store.compare_and_set(key, self.token(), None)
-        seen = {version}
-        for _ in range(5):
-            value = self.token()
-            version = await store.compare_and_set(key, value, version)
-            self.check(
-                version not in seen, given="the version after each of five updates", expected="a new one", observed=version
-            )
-            seen.add(version)
-            self.same(await store.get_entry(key), Entry(value, version), given="get_entry after compare_and_set")
-        await store.compare_and_delete(key, version)
-        self.same(await store.get_entry(key), None, given="get_entry after compare_and_delete with the current version")
-
-    @rule("KV-17", "compare_and_set")
-    async def test_kv_17_a_stale_version_is_refused(self) -> None:
-        """A stale version, or any version of an absent key, raises `ConflictError`; value and version stay.
-
-        One error for both: MongoDB cannot tell stale from missing in one round trip. Catches a comparison that creates what is
-        missing, and a write that happens before its check.
-        """
-        store: Any = await self.connect()
-        key = self.key()
-        stale = await store.compare_and_set(key, self.token(), None)
-        await store.compare_and_set(key, self.token(), stale)
-        current = await store.get_entry(key)
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "compare_and_set": lambda: store.compare_and_set(key, self.token(), stale),
-            "compare_and_delete": lambda: store.compare_and_delete(key, stale),
-        }
-        for name, call in calls.items():
-            with self.case(f"{name}, stale"):
-                await self.refused(call, ConflictError, given=f"{name} with a stale version")
-                self.same(await store.get_entry(key), current, given=f"get_entry after the refused {name}")
-        await store.delete(key)
-        for name, call in calls.items():
-            with self.case(f"{name}, absent"):
-                await self.refused(call, ConflictError, given=f"{name} with a version, of an absent key")
-                self.same(await store.get(key), None, given=f"get after the refused {name}")
-
-    @rule("KV-18", "compare_and_set")
-    async def test_kv_18_every_write_invalidates_versions(self) -> None:
-        """A plain write, even of an equal value, and a delete with a new creation, invalidate every earlier version.
-
-        The ABA problem. Catches a version that is a hash of the value, and a counter that starts at 1 again after a delete.
-        SQLite keeps AUTOINCREMENT numbers across deletes, Redis needs a counter that outlives its keys, NATS has its revision.
-        """
-        store: Any = await self.connect()
-        key, value = "", self.token()
-
-        async def recreate() -> None:
-            await store.delete(key)
-            await store.set(key, value)
-
-        async def recreate_by_comparing() -> None:
-            await store.delete(key)
-            await store.compare_and_set(key, value, None)
-
-        changes: dict[str, Callable[[], Awaitable[None]]] = {
-            "set of an equal value": lambda: store.set(key, value),
-            "delete and set": recreate,
-            "delete and compare_and_set": recreate_by_comparing,
-        }
-        if "batch" in self.declared:
-            changes["set_many of an equal value"] = lambda: store.set_many({key: value})
-        if "transaction" in self.declared:
-            changes["transact with an equal value"] = lambda: store.transact([Put(key, value)])
-        for name, change in changes.items():
-            with self.case(name):
-                key = self.key()  # The closures above see it: each change is made to a key of its own.
-                await store.set(key, value)
-                version = (await store.get_entry(key)).version
-                await change()
-                await self.refused(
-                    partial(store.compare_and_set, key, self.token(), version),
-                    ConflictError,
-                    given=f"compare_and_set with the version before {name}",
-                    hint="a version must never come back: take it from a counter that only grows",
-                )
-
-    @rule("KV-19", "compare_and_set")
-    async def test_kv_19_versions_are_portable_text(self) -> None:
-        """A version obtained by one client works in another, as text; a malformed one is refused.
-
-        With `ConflictError` or `InvalidArgumentError`. Catches a driver's object as a token, and the parse error that leaks.
-        """
-        one, other = await self.clients(2)
-        key, value = self.key(), self.token()
-        version = "".join(list(await one.compare_and_set(key, self.token(), None)))
-        await self.wait(self.numbers().staleness)
-        await other.compare_and_set(key, value, version)
-        for malformed in ("bad", "", "9" * 40, "-1", "0", "\u00e9", "a\x00b", version + " ", "1.5"):
-            for name, call in {
-                "compare_and_set": partial(other.compare_and_set, key, self.token(), malformed),
-                "compare_and_delete": partial(other.compare_and_delete, key, malformed),
-            }.items():
-                with self.case(f"{name}, {malformed!r}"):
-                    await self.refused(
-                        call, (ConflictError, InvalidArgumentError), given=f"{name} with the version {malformed!r}"
-                    )
-        self.same(await other.get(key), value, given="get after malformed versions were refused")
-
-    @rule("KV-20", "compare_and_set", deadline=60)
-    async def test_kv_20_no_update_is_lost(self) -> None:
-        """8 workers on 2 clients that each add 1 by compare-and-set, with retries, add up exactly.
-
-        Catches lost updates.
-        """
-        clients = await self.clients(2)
-        key = self.key()
-        await clients[0].set(key, "0")
-        rounds = 6
-
-        async def add_one(client: Any) -> None:
-            entry = await client.get_entry(key)
-            await client.compare_and_set(key, str(int(entry.value) + 1), entry.version)
-
-        async def worker(client: Any) -> None:
-            for _ in range(rounds):
-                await self._retry(partial(add_one, client))
-
-        await gather(partial(worker, clients[number % 2]) for number in range(8))
-        self.same(await clients[1].get(key), str(8 * rounds), given=f"the sum after 8 workers added 1, {rounds} times each")
-
-    async def _retry(self, change: Callable[[], Awaitable[None]]) -> None:
-        """Make *change*, which reads before it writes, until it meets no conflict.
-
-        Each conflict means that somebody else has succeeded, so in a rule of n changes none needs more than n tries.
-        """
-        for _ in range(MOST_TRIES):
-            tried = await attempt(change)
-            if not isinstance(tried.error, ConflictError):
-                tried.result()
-                return
-
-            await self.wait(self.numbers().staleness)
-        self.fail_rule(
-            given=f"a change that reads before it writes, tried {MOST_TRIES} times",
-            expected="it succeeds once the others have",
-            observed="ConflictError every time",
-            hint="what is read is not what the comparison sees",
-        )
-
-    @rule("KV-21", "compare_and_set")
-    async def test_kv_21_one_of_many_wins(self) -> None:
-        """Of 20 concurrent creations exactly one succeeds and 19 raise `ConflictError`; so with `compare_and_delete`.
-
-        Catches two winners, and a timeout in the place of a conflict.
-        """
-        clients = await self.clients(2)
-        key = self.key()
-        values = [self.token() for _ in range(20)]
-        tried = await together(partial(clients[n % 2].compare_and_set, key, value, None) for n, value in enumerate(values))
-        winners = self._one_winner(tried, "20 concurrent creations")
-        self.same(await clients[0].get(key), values[winners], given="get after 20 concurrent creations: the winner's value")
-        version = (await clients[0].get_entry(key)).version
-        tried = await together(partial(clients[n % 2].compare_and_delete, key, version) for n in range(20))
-        self._one_winner(tried, "20 concurrent compare_and_delete of the current version")
-
-    def _one_winner(self, tried: Sequence[Any], given: str) -> int:
-        winners = [number for number, each in enumerate(tried) if each.error is None]
-        strange = [describe_error(each.error) for each in tried if each.error and not isinstance(each.error, ConflictError)]
-        self.check(
-            len(winners) == 1 and not strange,
-            given=given,
-            expected="1 success, 19 ConflictError",
-            observed=Plain(f"{len(winners)} successes, {len(strange)} other errors {' '.join(strange[:1])}"),
-        )
-        return winners[0]
-
     # list_prefix
 
     @rule("KV-22", "list_prefix", deadline=60)
@@ -827,34 +450,23 @@ class KVStoreContract(CommonRules, ExpiryRules):
         keys = [f"{start}{number:05}" for number in range(2 * size + 1)]
         for key in keys:
             await store.set(key, "v")
-        self._check_listing(await _drain(store.list_keys(start)), keys, f"list_keys with a page of {size} and {len(keys)} keys")
-        self._check_listing(
-            await _drain(store.list_keys(start + "0000")),
+        self.check_listing(await drain(store.list_keys(start)), keys, f"list_keys with a page of {size} and {len(keys)} keys")
+        self.check_listing(
+            await drain(store.list_keys(start + "0000")),
             [each for each in keys if each.startswith(start + "0000")],
             "list_keys with a longer prefix",
         )
-        self._check_listing(await _drain(store.list_keys(keys[3])), [keys[3]], "list_keys of a whole key")
-        self._check_listing(await _drain(store.list_keys(start + "x")), [], "list_keys of a prefix that no key has")
+        self.check_listing(await drain(store.list_keys(keys[3])), [keys[3]], "list_keys of a whole key")
+        self.check_listing(await drain(store.list_keys(start + "x")), [], "list_keys of a prefix that no key has")
         for pattern in ("*", "?", "%", "_", "[p]", "\\", ">", "P"):
             with self.case(pattern):
                 inner = self.key()
                 decoy, match = inner + "abc", inner + pattern + "c"
                 await store.set(decoy, "v")
                 await store.set(match, "v")
-                self._check_listing(
-                    await _drain(store.list_keys(inner + pattern)), [match], f"list_keys with {pattern!r} in the prefix"
+                self.check_listing(
+                    await drain(store.list_keys(inner + pattern)), [match], f"list_keys with {pattern!r} in the prefix"
                 )
-
-    def _check_listing(self, listed: list[str], expected: list[str], given: str) -> None:
-        wanted, seen = set(expected), set(listed)
-        problems = []
-        if wanted - seen:
-            problems.append(f"{len(wanted - seen)} missing, {describe(sorted(wanted - seen)[0])} for one")
-        if seen - wanted:
-            problems.append(f"{len(seen - wanted)} that should not be there, {describe(sorted(seen - wanted)[0])} for one")
-        if len(listed) != len(seen):
-            problems.append(f"{len(listed) - len(seen)} repeated")
-        self.check(not problems, given=given, expected=f"{len(expected)} keys, each once", observed=Plain("; ".join(problems)))
 
     @rule("KV-23", "list_prefix", deadline=60)
     async def test_kv_23_a_listing_survives_changes(self) -> None:
@@ -881,7 +493,7 @@ class KVStoreContract(CommonRules, ExpiryRules):
                     await store.delete(leave[number])
                     await store.set(f"{start}-{number:05}-come", "v")
                     number += 1
-        self._check_listing(
+        self.check_listing(
             [key for key in listed if key.endswith("-stay")], stay, "list_keys while other keys come and go: those that stay"
         )
         self.check(
@@ -916,116 +528,6 @@ class KVStoreContract(CommonRules, ExpiryRules):
                 not scope.cancelled_caught, given="close() with an iteration open", expected="it ends", observed=Plain("it hangs")
             )
             await attempt(abandoned.aclose)
-
-    # batch
-
-    @rule("KV-25", "batch")
-    async def test_kv_25_get_many_answers_for_every_key(self) -> None:
-        """`get_many` returns every distinct key with its value or None, for no keys, repeated ones, iterators, and many.
-
-        More than `batch_size`. Catches missing keys that are left out, a generator that is used twice, and the limit of 25 or
-        100 items of a cloud's API. The three operations take any number.
-        """
-        store: Any = await self.connect()
-        size = self.numbers().batch_size
-        present = {self.key(): self.token() for _ in range(size + 2)}
-        absent = [self.key() for _ in range(3)]
-        self.same(await store.get_many([]), {}, given="get_many([])")
-        await store.set_many({})
-        await store.delete_many([])
-        await store.set_many(present)
-        expected: dict[str, str | None] = {**present, **dict.fromkeys(absent)}
-        for label, keys in {
-            "a list": list(expected),
-            "a generator": (key for key in expected),
-            "each key twice": [*expected, *expected],
-            "a set": set(expected),
-        }.items():
-            with self.case(label):
-                self.same(
-                    await store.get_many(keys),
-                    expected,
-                    given=f"get_many of {len(expected)} keys, {len(absent)} absent, as {label}",
-                )
-        await store.delete_many(key for key in [*present, absent[0]])
-        self.same(
-            await store.get_many(present), dict.fromkeys(present), given=f"get_many after delete_many of {len(present)} keys"
-        )
-
-    @rule("KV-26", "batch")
-    async def test_kv_26_a_failed_batch_is_said(self) -> None:
-        """If one item of `set_many` is invalid, the error names its key, and no key holds a value that nobody wrote.
-
-        Catches the partial success that is reported as success.
-        """
-        store: Any = await self.connect()
-        keys = [self.key() for _ in range(5)]
-        old = {key: self.token() for key in keys}
-        await store.set_many(old)
-        new: dict[str, Any] = {key: self.token() for key in keys}
-        new[keys[2]] = 7
-        error = await self.refused(lambda: store.set_many(new), TCKError, given="set_many of five items, one no text")
-        self.check(
-            keys[2] in str(error),
-            given="the error of set_many",
-            expected="it names the key that was not stored",
-            observed=str(error),
-        )
-        for key in keys:
-            self.check(
-                await store.get(key) in (old[key], new[key]),
-                given="each key after the failed set_many",
-                expected="its old value or its new one",
-                observed=await store.get(key),
-            )
-        self.same(await store.get(keys[2]), old[keys[2]], given="the key whose item was invalid")
-
-    # counter
-
-    @rule("KV-27", "counter")
-    async def test_kv_27_increment_is_exact(self) -> None:
-        """`increment` is exact: from absence, by negative numbers, under 50 concurrent calls, keeping the TTL.
-
-        The value is decimal text. A sum beyond 64 bits and a value that is no integer raise `InvalidArgumentError` and change
-        nothing. Catches get-and-set; memcached stops at 0. Lua in Redis counts in doubles, which are exact to 53 bits only:
-        HINCRBY is exact, and its sum must not pass through Lua's numbers.
-        """
-        clients = await self.clients(2)
-        store = clients[0]
-        key = self.key()
-        self.same(await store.increment(key), 1, given="increment of an absent key")
-        self.same(await store.increment(key, -5), -4, given="increment by -5 of 1")
-        self.same(await store.increment(key, 0), -4, given="increment by 0")
-        self.same(await store.get(key), "-4", given="get of a counter")
-        await store.set(key, "40")
-        self.same(await store.increment(key, 2), 42, given='increment by 2 of a key set to "40"')
-        results = await gather(partial(clients[n % 2].increment, key) for n in range(50))
-        self.same(sorted(results), list(range(43, 93)), given="the results of 50 concurrent increments of 42")
-        for label, held, delta in (
-            ("above 64 bits", str(2**63 - 1), 1),
-            ("below 64 bits", str(-(2**63)), -1),
-            ("a word", "word", 1),
-            ("a fraction", "1.5", 1),
-            ("the empty string", "", 1),
-            ("a space before", " 1", 1),
-        ):
-            with self.case(label):
-                await store.set(key, held)
-                await self.refused(
-                    partial(store.increment, key, delta), InvalidArgumentError, given=f"increment by {delta} of {held!r}"
-                )
-                self.same(await store.get(key), held, given="get after the refused increment")
-        if "ttl" in self.declared:
-            with self.case("a TTL"):
-                await store.set(key, "1", ttl=3600.0)
-                await store.increment(key)
-                left = await store.expires_in(key)
-                self.check(
-                    left is not None and 3000 < left <= 3600 + self.numbers().ttl_resolution,
-                    given="expires_in after set(ttl=3600) and increment",
-                    expected="nearly 3600",
-                    observed=left,
-                )
 
     # watch
 
@@ -1170,7 +672,7 @@ class KVStoreContract(CommonRules, ExpiryRules):
             held = await client.get(c)
             await client.transact([Expect(c, held), Put(c, str(int(held or 0) + 1))])
 
-        await gather(partial(self._retry, partial(add_one, (store, reader)[number % 2])) for number in range(8))
+        await gather(partial(self.retry, partial(add_one, (store, reader)[number % 2])) for number in range(8))
         self.same(
             await store.get(c), "8", given="a counter after 8 concurrent transactions that each expect what they read and add 1"
         )
@@ -1225,39 +727,6 @@ class KVStoreContract(CommonRules, ExpiryRules):
                     await store.get(key), value, given="a value created over an expired one, after the old TTL has passed twice"
                 )
 
-    # binary
-
-    @rule("KV-31", "binary")
-    async def test_kv_31_bytes_are_kept(self) -> None:
-        """`get_bytes` after `set_bytes` returns equal `bytes`, all 256 of them and none; text is its UTF-8 form.
-
-        Catches base64 that only one side knows of. Absence is None; what is no `bytes` is refused.
-        """
-        store: Any = await self.connect()
-        key = self.key()
-        self.same(await store.get_bytes(key), None, given="get_bytes of an absent key")
-        for label, value in {
-            "every byte": bytes(range(256)),
-            "none": b"",
-            "no UTF-8": b"\xff\xfe\x80",
-            "a pickle's head": b"\x80\x04\x95",
-            "zeros": bytes(5),
-            "64 KiB": bytes(range(256)) * 256,
-        }.items():
-            with self.case(label):
-                await store.set_bytes(key, value)
-                self.same(await store.get_bytes(key), value, given=f"get_bytes after set_bytes of {label}")
-        await store.set(key, "caf\u00e9 \U0001f511")
-        self.same(await store.get_bytes(key), "caf\u00e9 \U0001f511".encode(), given="get_bytes after set of text")
-        await store.set_bytes(key, "na\u00efve".encode())
-        self.same(await store.get(key), "na\u00efve", given="get after set_bytes of UTF-8")
-        if "validation" in self.declared:
-            for wrong in ("text", bytearray(b"x"), 1, None):
-                with self.case(describe(wrong)):
-                    await self.refused(
-                        partial(store.set_bytes, key, wrong), InvalidArgumentError, given=f"set_bytes with {describe(wrong)}"
-                    )
-
     # Everything at once
 
     @rule("KV-32", deadline=60)
@@ -1276,6 +745,7 @@ class KVStoreContract(CommonRules, ExpiryRules):
             _random_steps(random.Random(self.seed), self.declared),
             names=lambda: [self.key() for _ in range(WALK_NAMES)],
             refine=_comparable,
+            version_of=_version_of,
         )
         if divergence is not None:
             self.fail_rule(
@@ -1285,8 +755,6 @@ class KVStoreContract(CommonRules, ExpiryRules):
             )
 
 
-MOST_TRIES = 100
-"""Tries of one change among at most 48."""
 HISTORIES = 12
 """Short concurrent histories that one run checks: a stale read or an unchecked comparison shows in about one of three."""
 
@@ -1343,6 +811,13 @@ def _random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]
     return steps
 
 
+def _version_of(step: Step, value: object) -> str | None:
+    """The version that a call gave out."""
+    if isinstance(value, Entry):
+        return value.version
+    return value if step.method == "compare_and_set" and isinstance(value, str) else None
+
+
 def _comparable(step: Step, value: object) -> object:
     """A result without what differs between two good stores: versions, and the passing of time."""
     if isinstance(value, Entry):
@@ -1352,18 +827,6 @@ def _comparable(step: Step, value: object) -> object:
     if step.method == "expires_in" and isinstance(value, float | int):
         return "an expiry"
     return value
-
-
-async def attempt_set(store: KVStoreProtocol, key: str, value: str) -> object:
-    """What `set` returns: by its type nothing, but a provider may do otherwise."""
-    returned: Any = store.set(key, value)
-    return await returned
-
-
-async def attempt_delete(store: KVStoreProtocol, key: str) -> object:
-    """What `delete` returns."""
-    returned: Any = store.delete(key)
-    return await returned
 
 
 def _is_subsequence(part: Sequence[object], whole: Sequence[object]) -> bool:

@@ -1,30 +1,22 @@
 """A key-value store in memory with every capability of the contract.
 
-`MemoryBackend` is the server, `MemoryKVStore` one client of it. Every operation takes one turn of the event loop, as a real one
-would, and then happens at once.
+`MemoryBackend` is the server, `MemoryKVStore` one client of it.
 """
 
 import math
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import anyio
 import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectSendStream
 
-from omnitck.shared.clock import Clock, SystemClock
+from omnitck.reference.client import Cell, MemoryClient, MemoryServer
 from omnitck.shared.exceptions import (
-    ClosedError,
     ConflictError,
     InvalidArgumentError,
     NotFoundError,
-    PermissionDeniedError,
-    TooLargeError,
-    UnavailableError,
-    UnsupportedError,
 )
 from omnitck.shared.models import Change, Entry, Expect, Limits, Put, Remove
 
@@ -38,9 +30,6 @@ CAPABILITIES = frozenset(
 LONGEST_TTL = 1e9
 """Seconds; about 31 years. A longer one is a mistake in units."""
 
-Cell = tuple[str | None, str]
-"""A tenant and a key. A tuple, not a joined string: no separator can be injected."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Item:
@@ -51,20 +40,17 @@ class _Item:
 
 @dataclass(eq=False, slots=True)
 class _Watcher:
+    client: object
     tenant: str | None
     prefix: str
     stream: MemoryObjectSendStream[Change]
 
 
-@dataclass(eq=False)
-class MemoryBackend:
+@dataclass(eq=False, kw_only=True)
+class MemoryBackend(MemoryServer):
     """The server: what several clients share."""
 
-    clock: Clock = field(default_factory=SystemClock)
     limits: Limits = field(default_factory=lambda: Limits(min_ttl=0.05, ttl_resolution=0.01, page_size=10, batch_size=10))
-    password: str | None = field(default=None, repr=False)
-    """What clients must present, if anything."""
-    reachable: bool = True
     items: dict[Cell, _Item] = field(default_factory=dict, repr=False)
     watchers: list[_Watcher] = field(default_factory=list, repr=False)
     versions: int = 0
@@ -100,33 +86,10 @@ class MemoryBackend:
                 watcher.stream.send_nowait(Change(key, None if value is None else value.decode(errors="replace")))
 
 
-class MemoryKVStore:
+class MemoryKVStore(MemoryClient[MemoryBackend]):
     """One client. It implements `KVStoreProtocol` and every capability that it is told to declare."""
 
-    def __init__(
-        self,
-        backend: MemoryBackend,
-        *,
-        tenant_id: str | None = None,
-        password: str | None = None,
-        capabilities: Collection[str] = CAPABILITIES,
-    ) -> None:
-        """Connect to *backend*; a bad tenant is `InvalidArgumentError`, a bad password `PermissionDeniedError`."""
-        if tenant_id is not None:
-            self.check_tenant(tenant_id)
-        if password != backend.password:
-            raise PermissionDeniedError("the password is not the backend's")
-
-        self.backend = backend
-        self.tenant_id = tenant_id
-        self.password = password
-        self.capabilities = frozenset(capabilities)
-        self.limits = backend.limits
-        self.closed = False
-        self.watchers: list[_Watcher] = []
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(tenant_id={self.tenant_id!r})"
+    everything = CAPABILITIES
 
     # Core
 
@@ -291,13 +254,11 @@ class MemoryKVStore:
         """Register with the backend for as long as the context lasts."""
         await self.turn()
         send, receive = anyio.create_memory_object_stream[Change](math.inf)
-        watcher = _Watcher(self.tenant_id, prefix, send)
-        self.watchers.append(watcher)
+        watcher = _Watcher(self, self.tenant_id, prefix, send)
         self.backend.watchers.append(watcher)
         try:
             yield receive
         finally:
-            self.watchers.remove(watcher)
             self.end(watcher)
             receive.close()
 
@@ -364,65 +325,12 @@ class MemoryKVStore:
     # lifecycle
 
     async def close(self) -> None:
-        """See `Lifecycle.close`."""
-        self.closed = True
-        for watcher in self.watchers:
+        """See `Lifecycle.close`: who watches gets to the end."""
+        for watcher in [each for each in self.backend.watchers if each.client is self]:
             self.end(watcher)
-        await anyio.lowlevel.checkpoint()
+        await super().close()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-    # What every operation does first, and what it does to the backend.
-
-    def need(self, capability: str) -> None:
-        """Refuse what is not declared."""
-        if capability not in self.capabilities:
-            raise UnsupportedError(f"this store does not declare {capability}")
-
-    def check_tenant(self, tenant_id: object) -> None:
-        """Refuse a tenant that could be taken for another, or for none."""
-        if not isinstance(tenant_id, str) or not tenant_id.strip() or "\x00" in tenant_id or not _is_unicode(tenant_id):
-            raise InvalidArgumentError("a tenant id is text that is not blank, without U+0000 and surrogates")
-
-    def check_key(self, key: object) -> None:
-        """Refuse what is no key."""
-        if not isinstance(key, str):
-            raise InvalidArgumentError(f"a key is text, not {type(key).__name__}")
-        if not key or "\x00" in key or not _is_unicode(key):
-            raise InvalidArgumentError(f"key {key!r} is empty, or holds U+0000 or a surrogate")
-        if len(key.encode()) > self.limits.key_bytes:
-            raise TooLargeError(f"key {key!r} is longer than {self.limits.key_bytes} bytes")
-
-    def check_keys(self, keys: Iterable[object]) -> list[str]:
-        """Each distinct key once. The error names every bad one."""
-        if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
-            raise InvalidArgumentError(f"keys are several, not {type(keys).__name__}")
-
-        distinct: dict[str, None] = {}
-        for key in keys:
-            self.check_key(key)
-            distinct[str(key)] = None
-        return list(distinct)
-
-    def encoded(self, key: str, value: object) -> bytes:
-        """*value* as it is stored."""
-        if not isinstance(value, str):
-            raise InvalidArgumentError(f"key {key!r}: the value must be text, not {type(value).__name__}")
-        if not _is_unicode(value):
-            raise InvalidArgumentError(f"key {key!r}: the value holds a surrogate")
-
-        data = value.encode()
-        self.check_size(key, data)
-        return data
-
-    def check_size(self, key: str, data: bytes) -> None:
-        """Refuse what the backend would not hold."""
-        if len(data) > self.limits.value_bytes:
-            raise TooLargeError(f"key {key!r}: the value is longer than {self.limits.value_bytes} bytes")
+    # What the operations check, and what they do to the backend.
 
     def check_ttl(self, key: str, ttl: object) -> None:
         """Refuse what is no time to live."""
@@ -450,23 +358,6 @@ class MemoryKVStore:
         """The time at which *ttl* seconds will have passed; short ones are rounded up."""
         return None if ttl is None else self.backend.clock.now() + max(ttl, self.limits.min_ttl)
 
-    async def turn(self) -> None:
-        """Where a real client waits for its server: the place for cancellation, closing and outages."""
-        self.check_usable()
-        await anyio.lowlevel.checkpoint()
-        self.check_usable()
-
-    def check_usable(self) -> None:
-        """Refuse a closed client, and a backend that does not answer."""
-        if self.closed:
-            raise ClosedError("this store is closed")
-        if not self.backend.reachable:
-            raise UnavailableError("the backend does not answer") from ConnectionRefusedError("connection refused")
-
-    def cell(self, key: str) -> Cell:
-        """Where the backend holds *key*."""
-        return (self.tenant_id, key)
-
     def find(self, key: str) -> _Item | None:
         """The live item under *key*."""
         return self.backend.find(self.cell(key))
@@ -478,8 +369,3 @@ class MemoryKVStore:
     def remove(self, key: str) -> None:
         """Remove *key*."""
         self.backend.remove(self.cell(key))
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether *text* has no lone surrogate."""
-    return not any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else True

@@ -1,51 +1,102 @@
 """The records that cross the boundary between an application and a provider. Frozen, comparable, printable."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
 
-__all__ = ["Change", "Entry", "Expect", "Limits", "Put", "Remove"]
+__all__ = [
+    "CacheLimits",
+    "Change",
+    "DocumentLimits",
+    "Entry",
+    "Expect",
+    "Limits",
+    "ObjectInfo",
+    "ObjectLimits",
+    "Prefix",
+    "Put",
+    "Remove",
+    "SecretLimits",
+]
+
+
+def _number(default: float, *, most: float | None = None) -> Any:
+    """A number whose default is its floor, unless it has a ceiling: then anything from 0 up to *most* is fine."""
+    return field(default=default, metadata={"least": default if most is None else 0, "most": most})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """The numbers that an application may rely on. The defaults are the floors that every provider meets."""
+    """The numbers that an application may rely on. The defaults are what every provider meets."""
 
-    key_bytes: int = 256
+    key_bytes: int = _number(256)
     """Longest key, in bytes of UTF-8; at least 256."""
-    value_bytes: int = 262_144
+    value_bytes: int = _number(262_144)
     """Largest value, in bytes of UTF-8; at least 256 KiB."""
-    min_ttl: float = 1.0
+    min_ttl: float = _number(1.0, most=60)
     """Shortest time to live that is kept, in seconds; a shorter one is rounded up to it. At most 60."""
-    ttl_resolution: float = 1.0
+    ttl_resolution: float = _number(1.0, most=60)
     """How early or late an expiry may be seen, in seconds. At most 60."""
-    staleness: float = 0.0
+    staleness: float = _number(0.0, most=60)
     """How long another client may still read what was there before a write, in seconds; 0 is at once. At most 60."""
-    page_size: int = 1000
+    page_size: int = field(default=1000, metadata={"least": 1, "most": None})
     """Names that the backend returns in one page of a listing."""
-    batch_size: int = 1000
+    batch_size: int = field(default=1000, metadata={"least": 1, "most": None})
     """Items that the backend takes in one request; a longer batch is split by the provider."""
 
     def broken_floors(self) -> list[str]:
         """One sentence for each number that no certified provider may declare."""
-        bounds = {
-            "key_bytes": (256, None),
-            "value_bytes": (262_144, None),
-            "min_ttl": (0, 60),
-            "ttl_resolution": (0, 60),
-            "staleness": (0, 60),
-            "page_size": (1, None),
-            "batch_size": (1, None),
-        }
         broken = []
-        for field in fields(self):
-            number = getattr(self, field.name)
-            low, high = bounds[field.name]
+        for each in fields(self):
+            number, least, most = getattr(self, each.name), each.metadata["least"], each.metadata["most"]
             if isinstance(number, bool) or not isinstance(number, int | float):
-                broken.append(f"{field.name} is {number!r}, not a number")
-            elif not number >= low:
-                broken.append(f"{field.name} is {number}, below {low}")
-            elif high is not None and not number <= high:
-                broken.append(f"{field.name} is {number}, above {high}")
+                broken.append(f"{each.name} is {number!r}, not a number")
+            elif not number >= least:
+                broken.append(f"{each.name} is {number}, below {least}")
+            elif most is not None and not number <= most:
+                broken.append(f"{each.name} is {number}, above {most}")
         return broken
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheLimits(Limits):
+    """The numbers of a cache."""
+
+    capacity_bytes: int = _number(8_388_608)
+    """Below this sum of keys and values, in bytes of UTF-8, nothing is evicted; at least 8 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SecretLimits(Limits):
+    """The numbers of a source of secrets."""
+
+    key_bytes: int = _number(64)
+    """Longest name, in bytes; at least 64."""
+    value_bytes: int = _number(16_384)
+    """Largest secret, in bytes of UTF-8; at least 16 KiB."""
+    cache_seconds: float = _number(0.0, most=3600)
+    """How long a client may still give out a secret that was changed or removed behind its back, in seconds. At most 3600."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectLimits(Limits):
+    """The numbers of an object store."""
+
+    part_bytes: int = field(default=8_388_608, metadata={"least": 1, "most": 67_108_864})
+    """Size of the parts in which a large object travels, in bytes; at most 64 MiB. A client's memory is bounded by it."""
+    max_presign: float = field(default=604_800.0, metadata={"least": 60, "most": None})
+    """Longest life of a presigned URL, in seconds; at least 60."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentLimits(Limits):
+    """The numbers of a document database. A key is an `_id`; `value_bytes` is not used: a document is measured as a whole."""
+
+    document_bytes: int = _number(262_144)
+    """Largest document, in bytes of its shortest JSON text in UTF-8, the `_id` included; at least 256 KiB."""
+    collection_bytes: int = _number(48)
+    """Longest name of a collection, in bytes; at least 48."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +138,29 @@ class Expect:
 
     key: str
     value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What is known of a stored object."""
+
+    key: str
+    size: int
+    """In bytes."""
+    etag: str
+    """Opaque, never empty; another content has another one. Give it back as `if_match`."""
+    last_modified: datetime
+    """Aware, in UTC."""
+    content_type: str | None = None
+    """As it was given; None if none was."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """As it was given, its keys in lower case."""
+    version: str | None = None
+    """The id of this version where the store has the capability `versioning`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """One level down, in a listing by levels: all keys that begin with *key*, which ends in a slash."""
+
+    key: str
