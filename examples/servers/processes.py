@@ -110,8 +110,15 @@ class Process:
         if os.getpid() != self._owner:  # a fork shares the server, and does not own it
             return
 
+        pipe = self._watchdog.stdin
+        assert pipe is not None
+        if pipe.closed:  # it was stopped before
+            return
+
         atexit.unregister(self.stop)
         self._tell("done")
+        with contextlib.suppress(OSError):
+            pipe.close()
         self._watchdog.wait()
         if self._server is not None:
             self._server.send_signal(self._end)
@@ -152,8 +159,6 @@ class Process:
         with contextlib.suppress(OSError):
             pipe.write(f"{line}\n".encode())
             pipe.flush()
-            if line == "done":
-                pipe.close()
 
     def _failed(self, what: str, problem: type[RuntimeError] = RuntimeError) -> RuntimeError:
         return problem(f"{what}; the log is {self.folder / 'log'}:\n{self.log[-2000:]}")
