@@ -23,7 +23,7 @@ from examples.servers import processes, programs
 LISTENS = """
 import socket, sys, time
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-print("ready", flush=True)
+print("serving", flush=True)
 time.sleep(60)
 """
 
@@ -131,7 +131,7 @@ class TestLaunch(unittest.TestCase):
             self.processes.append(process)
             return [sys.executable, "-c", script, *map(str, ports)]
 
-        return processes.launch("Fake", run, processes.logged("ready"), **options)
+        return processes.launch("Fake", run, processes.logged("serving"), **options)
 
     def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -154,7 +154,7 @@ class TestLaunch(unittest.TestCase):
 
     def test_an_open_port_is_not_enough(self) -> None:
         with mock.patch.object(processes, "STARTING", 0.5), self.assertRaisesRegex(RuntimeError, "Fake was not ready within"):
-            self.start(LISTENS.replace("ready", "starting"))
+            self.start(LISTENS.replace("serving", "starting"))
 
     def test_it_leaves_nothing_behind(self) -> None:
         litter = self.folder / "socket"
@@ -178,7 +178,7 @@ started = []
 def command(process, port):
     started.append(process)
     return [sys.executable, "-c", {LISTENS!r}, str(port)]
-processes.launch("Fake", command, processes.logged("ready"), litter=lambda port: [pathlib.Path({str(litter)!r})])
+processes.launch("Fake", command, processes.logged("serving"), litter=lambda port: [pathlib.Path({str(litter)!r})])
 pathlib.Path({str(litter)!r}).touch()
 print(started[0].pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

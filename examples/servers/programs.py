@@ -252,7 +252,7 @@ def _start_memcached(name: str) -> Server:
 
     def ready(process: Process) -> bool:
         """It says nothing in its log, but tells who it is."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", process.ports[0]), timeout=5) as connection:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", process.ports[0]), timeout=1) as connection:
             connection.sendall(b"stats\r\nquit\r\n")
             with connection.makefile("rb") as reply:
                 return f"STAT pid {process.pid}\r\n".encode() in reply
