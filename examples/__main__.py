@@ -8,18 +8,14 @@ import argparse
 import logging
 import sys
 import unittest
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import omnitck
-from examples import servers
-
-SUITES = {
-    "sqlite": ("sqlite", "TestSQLiteKVStore"),
-    "valkey": ("valkey", "TestValkeyKVStore"),
-    "postgresql": ("postgresql", "TestPostgreSQLKVStore"),
-    "nats": ("nats_jetstream", "TestNATSKVStore"),
-}
+from omnitck.loader import is_suite
 
 SYMBOLS = {
     "passed": "+",
@@ -32,66 +28,153 @@ SYMBOLS = {
 }
 
 
+@dataclass(frozen=True)
+class Module:
+    """``examples/<backend>/test_<contract>.py``, which has a suite or several."""
+
+    backend: str
+    contract: str
+
+    @property
+    def name(self) -> str:
+        """As it is imported."""
+        return f"examples.{self.backend}.test_{self.contract}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a suite, or of a module whose suites could not be had."""
+
+    module: Module
+    backend: str
+    """Or the suite's name, where the module has several."""
+    verdict: str
+    outcomes: Mapping[str, str]
+    remarks: Sequence[str] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether it speaks against nobody."""
+        return self.verdict.startswith(("conformant", "skipped"))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; its exit status."""
+    modules = discover(Path(__file__).parent)
+    backends = sorted({module.backend for module in modules})
+    contracts = sorted({module.contract for module in modules})
     parser = argparse.ArgumentParser(prog="python -m examples", description=str(__doc__).splitlines()[0])
-    parser.add_argument("backends", nargs="*", metavar="BACKEND", help=f"one of {', '.join(SUITES)}; all by default")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"a backend ({', '.join(backends)}) or a contract ({', '.join(contracts)}); of each kind all by default",
+    )
     parser.add_argument("--jobs", type=int, default=16, help="rules that run at once (16)")
     chosen = parser.parse_args(arguments)
-    unknown = set(chosen.backends) - set(SUITES)
+    unknown = sorted(set(chosen.names) - {*backends, *contracts})
     if unknown:
-        parser.error(f"unknown backend {', '.join(sorted(unknown))}; known are {', '.join(SUITES)}")
+        parser.error(f"unknown name {', '.join(unknown)}; known are {', '.join([*backends, *contracts])}")
 
     # nats-py leaves tasks behind whose connection was cut, and asyncio would print each one's traceback over the matrix.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    results: dict[str, dict[str, str]] = {}
-    verdicts: dict[str, str] = {}
-    for backend in chosen.backends or SUITES:
-        certificate = certify(backend, chosen.jobs)
-        if isinstance(certificate, str):
-            verdicts[backend] = certificate
-            continue
-
-        suite = certificate["suites"][0]
-        verdicts[backend] = certificate["verdict"]
-        results[backend] = {outcome["rule"]: outcome["outcome"] for outcome in suite["outcomes"]}
-        for outcome in suite["outcomes"]:
-            if outcome["outcome"] in ("failed", "error"):
-                print(f"\n{backend}: {outcome['message']}")
-    print_matrix(results)
-    for backend, verdict in verdicts.items():
-        print(f"{backend:12} {verdict}")
-    if not results:
-        return 5
-    return 0 if all(verdict == "conformant" or verdict.startswith("skipped") for verdict in verdicts.values()) else 1
+    results = [result for module in select(modules, chosen.names) for result in certify(module, chosen.jobs)]
+    for contract in contracts:
+        print_matrix(contract, [result for result in results if result.module.contract == contract and result.outcomes])
+    print_verdicts(results)
+    return exit_status(results)
 
 
-def certify(backend: str, jobs: int) -> dict[str, Any] | str:
-    """The certificate of a backend's suite, or why there is none."""
-    module, name = SUITES[backend]
-    print(f"{backend} ...", file=sys.stderr, flush=True)
+def discover(folder: Path) -> list[Module]:
+    """The modules of suites below *folder*, sorted. None is imported: a client library may be missing."""
+    paths = sorted(folder.glob("*/test_*.py"))
+    return [Module(path.parent.name, path.stem.removeprefix("test_")) for path in paths]
+
+
+def select(modules: Iterable[Module], names: Iterable[str]) -> list[Module]:
+    """Those of the named backends and of the named contracts; of all, where no name is of that kind."""
+    modules, wanted = list(modules), set(names)
+    backends = wanted & {module.backend for module in modules}
+    contracts = wanted & {module.contract for module in modules}
+    return [
+        module
+        for module in modules
+        if (not backends or module.backend in backends) and (not contracts or module.contract in contracts)
+    ]
+
+
+def suites_of(module: Any) -> list[type[Any]]:
+    """The suites that *module* defines, not those that it imports."""
+    return [each for each in vars(module).values() if is_suite(each) and each.__module__ == module.__name__]
+
+
+def certify(module: Module, jobs: int) -> list[Result]:
+    """A certificate of each suite of *module*, or why there is none."""
     try:
-        suite = getattr(import_module(f"examples.{module}.test_kv_store"), name)
-        suite.setUpClass()  # starts the server, or says what is missing
-    except unittest.SkipTest as missing:
-        return f"skipped: {missing}"
-    except servers.Missing as missing:
-        return f"failed: {missing}"
+        suites = suites_of(import_module(module.name))
+    except (unittest.SkipTest, ImportError) as missing:
+        return [_without(module, module.backend, missing)]
+    if not suites:
+        return [Result(module, module.backend, "failed: the module has no suite", {})]
 
-    return dict(omnitck.certify(suite, jobs=jobs, isolate=False).as_dict())
+    return [_certify(module, suite, module.backend if len(suites) == 1 else suite.__name__, jobs) for suite in suites]
 
 
-def print_matrix(results: dict[str, dict[str, str]]) -> None:
-    """One line a rule, one column a backend."""
+def print_matrix(contract: str, results: Sequence[Result]) -> None:
+    """One line a rule, one column a suite."""
     if not results:
         return
 
-    width = max(map(len, results)) + 2
-    print(f"\n{'rule':12}" + "".join(f"{backend:>{width}}" for backend in results))
-    for rule in sorted({rule for outcomes in results.values() for rule in outcomes}):
-        cells = (SYMBOLS.get(outcomes.get(rule, "not run"), "?") for outcomes in results.values())
+    width = max(len(result.backend) for result in results) + 2
+    print(f"\n{contract}\n{'rule':12}" + "".join(f"{result.backend:>{width}}" for result in results))
+    for rule in sorted({rule for result in results for rule in result.outcomes}):
+        cells = (SYMBOLS.get(result.outcomes.get(rule, "not run"), "?") for result in results)
         print(f"{rule:12}" + "".join(f"{cell:>{width}}" for cell in cells))
-    print("\n+ passed   . capability not declared   o not provoked\n")
+    print("\n+ passed   . capability not declared   o not provoked")
+
+
+def print_verdicts(results: Sequence[Result]) -> None:
+    """One line a suite, and below it what it is known to deviate in."""
+    print()
+    backends = max((len(result.backend) for result in results), default=0)
+    contracts = max((len(result.module.contract) for result in results), default=0)
+    for result in results:
+        print(f"{result.backend:{backends}}  {result.module.contract:{contracts}}  {result.verdict}")
+        for remark in result.remarks:
+            print(f"    {remark}")
+
+
+def exit_status(results: Sequence[Result]) -> int:
+    """Of the command."""
+    if not all(result.good for result in results):
+        return 1
+    return 0 if any(result.outcomes for result in results) else 5
+
+
+def _certify(module: Module, suite: Any, name: str, jobs: int) -> Result:
+    print(f"{name} {module.contract} ...", file=sys.stderr, flush=True)
+    try:
+        suite.setUpClass()  # starts the server, or says what is missing
+    except (unittest.SkipTest, RuntimeError) as missing:
+        return _without(module, name, missing)
+
+    certificate = omnitck.certify(suite, jobs=jobs, isolate=False)
+    [report] = certificate.suites
+    for outcome in report.outcomes:
+        if outcome.outcome in ("failed", "error"):
+            print(f"\n{name} {module.contract}: {outcome.message}")
+    known = {each.rule for each in report.outcomes if each.outcome == "known deviation"}
+    remarks = [f"{rule}  known deviation: {reason}" for rule, reason in report.known_deviations.items() if rule in known]
+    remarks += [f"{rule}  passes, though it is a known deviation" for rule in report.stale_deviations]
+    if report.problem:
+        remarks.append(report.problem)
+    outcomes = {each.rule: str(each.outcome) for each in report.outcomes}
+    return Result(module, name, str(certificate.verdict), outcomes, remarks)
+
+
+def _without(module: Module, name: str, why: Exception) -> Result:
+    verdict = "skipped" if isinstance(why, unittest.SkipTest) else "failed"
+    return Result(module, name, f"{verdict}: {why}", {})
 
 
 if __name__ == "__main__":
