@@ -4,9 +4,13 @@ import unittest
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from omnitck.kit.contract import Contract, Policy, audit, rule, rules_of
+from omnitck.kit.cells import Cells
+from omnitck.kit.concurrency import Attempt
+from omnitck.kit.contract import MOST_TRIES, Contract, Policy, audit, rule, rules_of
 from omnitck.kit.text import UsageError
-from omnitck.shared.models import Limits
+from omnitck.shared.exceptions import ConflictError, InvalidArgumentError
+from omnitck.shared.models import CacheLimits, Limits
+from tests.helpers import outcome_of
 
 
 class BoxContract(Contract):
@@ -41,6 +45,51 @@ class BoxContract(Contract):
 class BagContract(Contract):
     name = "bag"
     prefix = "BAG"
+
+
+class CrateContract(Contract):
+    """A contract with declarations, hooks and limits of its own, in which one shared rule has no subject."""
+
+    name = "crate"
+    prefix = "CR"
+    own_capabilities = frozenset({"lid", "wheels"})
+    production = frozenset({"wheels"})
+    without_subject = frozenset({"COM-90"})
+    hooks = ("nail",)
+    data = ("label",)
+    limits_type = CacheLimits
+    label: ClassVar[str] = ""
+
+    @rule("COM-90", "lid")
+    async def test_com_90_it_is_shared(self) -> None:
+        """A rule of a shared family."""
+        await self.connect()
+
+    @rule("CR-01", hook="nail")
+    async def test_cr_01_it_is_nailed(self) -> None:
+        """A crate can be nailed."""
+        await self.nail()
+
+    async def nail(self) -> None:
+        """Nail it."""
+        raise NotImplementedError
+
+    @classmethod
+    def check_suite(cls) -> None:
+        if not isinstance(cls.label, str):
+            raise UsageError(f"{cls.__qualname__}.label is no text.")
+
+
+class LidPolicy(Policy):
+    """Speaks of something that not every contract has."""
+
+    name = "lids"
+    prefix = "LID"
+
+    @rule("LID-01", "lid")
+    async def test_lid_01_it_fits(self) -> None:
+        """A lid fits."""
+        await self.connect()
 
 
 class OwnerPolicy(Policy):
@@ -203,6 +252,17 @@ class TestRefusals(unittest.TestCase):
         )
         self.refused("Suite.limits is {'key_bytes': 1}: give an omnitck.shared.models.Limits.", limits={"key_bytes": 1})
 
+    def test_limits_of_another_contract(self) -> None:
+        with self.assertRaises(UsageError) as caught:
+            suite_of(CrateContract, limits=Limits())
+        self.assertIn("give an omnitck.shared.models.CacheLimits.", str(caught.exception))
+
+    def test_a_hook_of_the_contract_that_is_no_coroutine_function(self) -> None:
+        self.refused("Suite.nail is no coroutine function: write it with `async def`.", CrateContract, nail=lambda self: None)
+
+    def test_what_the_contract_itself_refuses(self) -> None:
+        self.refused("Suite.label is no text.", CrateContract, label=7)
+
 
 class TestDeclarations(unittest.TestCase):
     def test_the_profile_adds_its_capabilities(self) -> None:
@@ -267,3 +327,136 @@ class TestRules(unittest.TestCase):
     def test_the_level_names_the_capabilities_that_bring_the_rule(self) -> None:
         self.assertEqual([each.level_in(BoxContract) for each in rules_of(BoxContract)], ["MUST", "lid", "lid + lock"])
         self.assertEqual(rules_of(BoxContract)[2].level_in(BagContract), "lid")
+
+
+class TestSubjects(unittest.TestCase):
+    """Which shared rules a contract's suites have."""
+
+    def names_in(self, suite: type[unittest.TestCase]) -> list[str]:
+        return list(unittest.defaultTestLoader.getTestCaseNames(suite))
+
+    def test_a_shared_rule_without_a_subject_is_no_rule_of_the_contract(self) -> None:
+        self.assertEqual([each.id_in("CR") for each in rules_of(CrateContract)], ["CR-01"])
+        self.assertNotIn("test_com_90_it_is_shared", self.names_in(suite_of(CrateContract)))
+        self.assertIn("test_com_90_it_is_shared", self.names_in(suite_of(BoxContract)))
+
+    def test_a_rule_of_a_policy_needs_a_capability_that_the_contract_knows(self) -> None:
+        self.assertIn("test_lid_01_it_fits", self.names_in(suite_of(BoxContract, LidPolicy)))
+        self.assertEqual(self.names_in(suite_of(BagContract, LidPolicy)), [])
+        self.assertEqual([each.id for each in rules_of(LidPolicy)], ["LID-01"])
+        self.assertEqual(rules_of(suite_of(BagContract, LidPolicy)), [])
+
+    def test_the_profile_adds_what_the_contract_demands(self) -> None:
+        async def unreachable_provider(self: Any) -> Box:
+            return Box()
+
+        suite = suite_of(CrateContract, profile="production", unreachable_provider=unreachable_provider)
+        self.assertIn("wheels", suite.declared)
+        self.assertNotIn("lid", suite.declared)
+
+    def test_a_hook_of_the_contract_provokes_its_rule(self) -> None:
+        async def nail(self: Any) -> None: ...
+
+        self.assertEqual(outcome_of(suite_of(CrateContract), "test_cr_01_it_is_nailed")[0].outcome, "not provoked")
+        self.assertEqual(outcome_of(suite_of(CrateContract, nail=nail), "test_cr_01_it_is_nailed")[0].outcome, "passed")
+
+
+class TestWords(unittest.TestCase):
+    """The words in which rules are written."""
+
+    def outcome(self, body: Callable[[Any], Any]) -> tuple[str, str]:
+        class PickyCells(Cells[Any]):
+            def may_refuse(self, name: str) -> bool:
+                return name == "odd"
+
+        class Speaking(Contract):
+            name = "speaking"
+            prefix = "SP"
+            cells = PickyCells()
+
+            @rule("SP-01")
+            async def test_sp_01(self) -> None:
+                """It speaks."""
+                await self.connect()
+                await body(self)
+
+        outcome, _ = outcome_of(suite_of(Speaking))
+        return outcome.outcome.value, outcome.message
+
+    def test_a_name_that_may_be_refused_ends_its_block(self) -> None:
+        async def body(suite: Any) -> None:
+            with suite.refusable("odd", "plain"):
+                raise InvalidArgumentError("odd is not for me")
+
+        self.assertEqual(self.outcome(body), ("passed", ""))
+
+    def test_a_name_that_must_be_taken_may_not_be_refused(self) -> None:
+        async def body(suite: Any) -> None:
+            with suite.refusable("plain"):
+                raise InvalidArgumentError("plain is not for me")
+
+        status, message = self.outcome(body)
+        self.assertEqual(status, "failed")
+        self.assertIn("InvalidArgumentError: plain is not for me", message)
+
+    def test_a_change_is_tried_until_it_meets_no_conflict(self) -> None:
+        tries = []
+
+        async def body(suite: Any) -> None:
+            async def change() -> str:
+                tries.append(1)
+                if len(tries) < 3:
+                    raise ConflictError("somebody else was faster")
+                return "done"
+
+            suite.same(await suite.retry(change), "done", given="a change")
+
+        self.assertEqual(self.outcome(body), ("passed", ""))
+        self.assertEqual(len(tries), 3)
+
+    def test_a_change_that_always_meets_a_conflict_is_a_failure_in_the_end(self) -> None:
+        async def body(suite: Any) -> None:
+            async def change() -> None:
+                raise ConflictError("always")
+
+            await suite.retry(change)
+
+        status, message = self.outcome(body)
+        self.assertEqual(status, "failed")
+        self.assertIn(f"tried {MOST_TRIES} times", message)
+
+    def test_one_winner_is_found(self) -> None:
+        lost: Attempt[str] = Attempt(error=ConflictError("lost"))
+
+        async def body(suite: Any) -> None:
+            suite.same(suite.one_winner([lost, Attempt("won"), lost], "a race"), 1, given="the winner")
+
+        self.assertEqual(self.outcome(body), ("passed", ""))
+
+    def test_two_winners_and_another_error_are_failures(self) -> None:
+        for tried, observed in (
+            ([Attempt("a"), Attempt("b")], "2 successes, 0 other errors"),
+            ([Attempt("a"), Attempt(error=KeyError("k"))], "1 successes, 1 other errors KeyError: 'k'"),
+        ):
+
+            async def body(suite: Any, tried: Any = tried) -> None:
+                suite.one_winner(tried, "a race")
+
+            status, message = self.outcome(body)
+            self.assertEqual(status, "failed")
+            self.assertIn("1 success, 1 ConflictError", message)
+            self.assertIn(observed, message)
+
+    def test_a_listing_is_compared_without_its_order(self) -> None:
+        async def body(suite: Any) -> None:
+            suite.check_listing(iter(["b", "a"]), {"a", "b"}, "a listing")
+
+        self.assertEqual(self.outcome(body), ("passed", ""))
+
+    def test_what_is_wrong_with_a_listing_is_said(self) -> None:
+        async def body(suite: Any) -> None:
+            suite.check_listing(["a", "a", "x"], ["a", "b"], "a listing")
+
+        _, message = self.outcome(body)
+        self.assertIn("1 missing, 'b' for one; 1 that should not be there, 'x' for one; 1 repeated", message)
+        self.assertIn("2 names, each once", message)

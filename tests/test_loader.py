@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import functools
+import json
 import subprocess
 import sys
 import tempfile
 import types
 import unittest
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -41,6 +43,9 @@ async def make_store(*, namespace: str = "", tenant_id: str | None = None) -> St
 
 async def make_nothing() -> None:
     return None
+
+
+async def advance(seconds: float) -> None: ...
 
 
 class Maker:
@@ -102,6 +107,14 @@ class TestCompose(UsageCase):
         make.capabilities = {"counter"}  # type: ignore[attr-defined]
         self.assertEqual(vars(omnitck.compose("kv_store", make_provider=make))["declared"], {"counter"})
         self.assertEqual(vars(omnitck.compose("kv_store", make_provider=make, capabilities=()))["declared"], frozenset())
+
+    def test_a_suite_with_hooks_and_limits_can_be_made_in_another_process(self) -> None:
+        suite = omnitck.compose("kv_store", make_provider=make_store, advance=advance, limits=Limits(key_bytes=512))
+        recipe = loader.recipe_of(suite)
+        assert recipe is not None
+        again: Any = loader.Recipe(**json.loads(json.dumps(asdict(recipe)))).build()
+        self.assertEqual((again.limits, again.advance), (Limits(key_bytes=512), advance))
+        self.assertEqual(recipe.command(), "")
 
     def test_the_signature_of_the_function_stays_visible(self) -> None:
         for make in (make_store, functools.partial(make_store, tenant_id="t"), Maker().make):

@@ -11,7 +11,7 @@ from omnitck import shared
 from omnitck.shared import exceptions
 from omnitck.shared.clock import ManualClock, SystemClock
 from omnitck.shared.exceptions import CircuitOpenError, TCKError
-from omnitck.shared.models import Entry, Limits
+from omnitck.shared.models import CacheLimits, DocumentLimits, Entry, Limits, ObjectLimits, SecretLimits
 
 
 class TestImports(unittest.TestCase):
@@ -115,6 +115,15 @@ class TestLimits(unittest.TestCase):
                 "page_size is True, not a number",
             ],
         )
+
+    def test_each_contract_has_its_own_floors(self) -> None:
+        for kind in (CacheLimits, SecretLimits, ObjectLimits, DocumentLimits):
+            self.assertEqual(kind().broken_floors(), [])
+        self.assertEqual(SecretLimits(key_bytes=63).broken_floors(), ["key_bytes is 63, below 64"])
+        self.assertEqual(SecretLimits(cache_seconds=3601).broken_floors(), ["cache_seconds is 3601, above 3600"])
+        self.assertEqual(CacheLimits(capacity_bytes=1).broken_floors(), ["capacity_bytes is 1, below 8388608"])
+        self.assertEqual(ObjectLimits(part_bytes=0).broken_floors(), ["part_bytes is 0, below 1"])
+        self.assertEqual(DocumentLimits(document_bytes=9).broken_floors(), ["document_bytes is 9, below 262144"])
 
     def test_records_do_not_change(self) -> None:
         with self.assertRaises(FrozenInstanceError):

@@ -216,6 +216,10 @@ class Contract:
             _check_suite(cls)
             _put_on_backend(cls)
 
+    @classmethod
+    def check_suite(cls) -> None:
+        """Refuse, with a `UsageError`, a suite whose declarations do not go together under this contract."""
+
     # Hooks: the first is the only one that most authors write.
 
     async def make_provider(self, *, tenant_id: str | None = None, **config: Any) -> Any:
@@ -497,6 +501,7 @@ def _check_suite(cls: type[Contract]) -> None:
         value = getattr(cls, number)
         if (value is not None or number == "patience") and not (isinstance(value, int | float) and value > 0):
             raise UsageError(f"{cls.__qualname__}.{number} is {describe(value)}: give a number of seconds above 0.")
+    cls.check_suite()
     for declaration in ("limits", "credentials", "again"):
         check_declaration(declaration, getattr(cls, declaration), f"{cls.__qualname__}.", cls.limits_type)
 
