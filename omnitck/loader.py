@@ -45,6 +45,7 @@ Suite = type[unittest.IsolatedAsyncioTestCase]
 
 BUILT_IN: Mapping[str, str] = {
     "kv_store": "omnitck.primitives.kv_store:KVStoreContract",
+    "secrets": "omnitck.primitives.secrets:SecretsContract",
     "multi_tenancy": "omnitck.policies.multi_tenancy:MultiTenancyPolicy",
 }
 """The kit's own contracts and policies. A new one is one file and one line here."""

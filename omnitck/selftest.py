@@ -10,7 +10,7 @@ import os
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,7 +20,8 @@ from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.kit.text import UsageError
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 from omnitck.primitives.kv_store import KVStoreContract
-from omnitck.reference import kv_store
+from omnitck.primitives.secrets import SecretsContract
+from omnitck.reference import kv_store, secrets
 from omnitck.reference.client import MemoryClient, MemoryServer
 from omnitck.shared.clock import ManualClock
 
@@ -57,7 +58,33 @@ class _KVStoreSuite(KVStoreContract, _Reference):
     provider = kv_store.MemoryKVStore
 
 
-REFERENCES: dict[str, type[Contract]] = {"kv_store": _KVStoreSuite}
+class _SecretsSuite(SecretsContract, _Reference):
+    capabilities = secrets.CAPABILITIES
+    backend_type = secrets.MemorySecretsBackend
+    provider = secrets.MemorySecrets
+    memory: secrets.MemorySecretsBackend
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.memory.limits = replace(self.memory.limits, cache_seconds=30.0)
+
+    async def provision(self, name: str, value: Any, *, tenant_id: str | None = None) -> None:
+        self.memory.provision(name, value, tenant_id=tenant_id)
+
+    async def revoke(self, name: str, *, tenant_id: str | None = None) -> None:
+        self.memory.revoke(name, tenant_id=tenant_id)
+
+    async def unauthorized_provider(self) -> MemoryClient[Any]:
+        return self.provider(self.memory, password=CREDENTIAL, capabilities=self.declared, may_enter=False)
+
+    async def cut(self) -> None:
+        self.memory.reachable = False
+
+    async def heal(self) -> None:
+        self.memory.reachable = True
+
+
+REFERENCES: dict[str, type[Contract]] = {"kv_store": _KVStoreSuite, "secrets": _SecretsSuite}
 """For each contract the suite of its reference, without a TestCase, with every capability there is."""
 
 

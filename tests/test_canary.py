@@ -3,10 +3,13 @@
 import base64
 import dataclasses
 import json
+import logging
+import sys
 import unittest
 import urllib.parse
+import warnings
 
-from omnitck.kit.canary import error_text, reveals, text_of
+from omnitck.kit.canary import error_text, locals_text, overhearing, reveals, text_of
 
 SECRET = 'pass w\u00f6rd/"7"+tail'
 
@@ -19,6 +22,9 @@ class TestReveals(unittest.TestCase):
         data = SECRET.encode()
         forms = {
             "hexadecimal": data.hex(),
+            "hexadecimal in capitals": data.hex().upper(),
+            "the repr of bytes": repr(data),
+            "base64 for URLs": base64.urlsafe_b64encode(data).decode(),
             "path": urllib.parse.quote(SECRET, safe=""),
             "query": urllib.parse.quote_plus(SECRET),
             "JSON": json.dumps({"password": SECRET}),
@@ -65,6 +71,18 @@ class TestErrorText(unittest.TestCase):
         text = error_text(error)
         self.assertEqual([each for each in ("error", "cause", "context", "note") if f"the {each}" not in text], [])
 
+    def test_its_attributes_are_too(self) -> None:
+        error = KeyError("the error")
+        error.response = {"body": b"planted"}  # type: ignore[attr-defined]
+        error.inner = OSError("inside")  # type: ignore[attr-defined]
+        text = error_text(error)
+        self.assertEqual([each for each in ("planted", "inside") if each not in text], [])
+
+    def test_errors_that_hold_each_other_have_an_end(self) -> None:
+        first, second = KeyError("first"), KeyError("second")
+        first.others, second.others = [second], [first]  # type: ignore[attr-defined]
+        self.assertIn("second", error_text(first))
+
     def test_a_suppressed_context_is_not(self) -> None:
         error = KeyError("shown")
         error.__context__ = OSError("hidden")
@@ -86,3 +104,53 @@ class TestErrorText(unittest.TestCase):
                 raise RuntimeError("no")
 
         self.assertIn("planted", error_text(ShyError("planted")))
+
+
+class TestLocalsText(unittest.TestCase):
+    def test_the_variables_of_every_frame_but_those_of_some_modules(self) -> None:
+        def fail() -> None:
+            answer = {"body": "planted"}
+            raise KeyError(len(answer))
+
+        try:
+            fail()
+        except KeyError as error:
+            self.assertIn("planted", locals_text(error, but_in=("omnitck.kit.",)))
+            self.assertNotIn("planted", locals_text(error, but_in=("omnitck.kit.", "tests.")))
+
+
+class TestOverhearing(unittest.TestCase):
+    def heard(self, own: str = "acme", *, third_party_debug: bool = False) -> str:
+        with overhearing(own) as heard:
+            logging.getLogger("acme.secrets").debug("own %s", "debug")
+            logging.getLogger("vendor").debug("vendor debug")
+            logging.getLogger("vendor").info("vendor info", extra={"query": "extra"})
+            warnings.warn("a warning", DeprecationWarning, stacklevel=1)
+            print("on stdout")
+            print("on stderr", file=sys.stderr)
+        return "\n".join(text for _, text in heard.places(own, third_party_debug=third_party_debug))
+
+    def test_what_production_keeps(self) -> None:
+        text = self.heard()
+        said = ("own debug", "vendor info", "extra", "a warning", "on stdout", "on stderr")
+        self.assertEqual([each for each in said if each not in text], [])
+        self.assertNotIn("vendor debug", text)
+
+    def test_what_only_debugging_shows(self) -> None:
+        text = self.heard(third_party_debug=True)
+        self.assertIn("vendor debug", text)
+        self.assertNotIn("vendor info", text)
+
+    def test_a_logger_that_keeps_to_itself_is_heard(self) -> None:
+        logger = logging.getLogger("vendor")
+        logger.propagate = False
+        try:
+            self.assertIn("vendor info", self.heard())
+        finally:
+            logger.propagate = True
+
+    def test_everything_is_as_it_was(self) -> None:
+        root, own = logging.getLogger(), logging.getLogger("acme")
+        before = (root.level, list(root.handlers), own.level, sys.stdout, warnings.filters)
+        self.heard()
+        self.assertEqual((root.level, list(root.handlers), own.level, sys.stdout, warnings.filters), before)

@@ -208,8 +208,10 @@ class TestReading(CommandLine):
         status, output, _ = self.run_it("list", "--json")
         contracts = json.loads(output)["contracts"]
         self.assertEqual(status, 0)
+        names = ["kv_store", "secrets", "object_storage", "cache", "document_database"]
         self.assertEqual(
-            [(each["name"], each["kind"]) for each in contracts], [("kv_store", "contract"), ("multi_tenancy", "policy")]
+            [(each["name"], each["kind"]) for each in contracts],
+            [*((each, "contract") for each in names), ("multi_tenancy", "policy")],
         )
         self.assertEqual(list(contracts[0]), ["name", "kind", "version", "capabilities", "rules"])
         self.assertIn("ttl", contracts[0]["capabilities"])

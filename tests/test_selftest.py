@@ -8,8 +8,6 @@ from unittest import mock
 from omnitck import selftest
 from omnitck.defects import Defect
 from omnitck.kit.contract import Contract, rule, rules_of
-from omnitck.policies.multi_tenancy import MultiTenancyPolicy
-from omnitck.primitives.kv_store import KVStoreContract
 from omnitck.selftest import CREDENTIAL, SelftestReport
 
 
@@ -17,7 +15,7 @@ class TestLaws(unittest.TestCase):
     def test_they_hold(self) -> None:
         told: list[str] = []
         report = selftest.selftest(jobs=os.cpu_count() or 1, progress=told.append)
-        rules = len(rules_of(KVStoreContract)) + len(rules_of(MultiTenancyPolicy))
+        rules = sum(len(rules_of(selftest.reference_suite(each))) for each in selftest.REFERENCES)
         self.assertEqual(report, SelftestReport(rules=rules, defects=report.defects, caught=report.defects))
         self.assertTrue(report.ok)
         self.assertGreaterEqual(report.defects, report.rules)

@@ -57,6 +57,10 @@ class Cells(Generic[P]):
         """Make the cell absent."""
         raise NotImplementedError
 
+    async def use(self, provider: P, name: str, token: str) -> None:
+        """Let *provider* itself work on the cell *name*: a write, unless it cannot write."""
+        await self.write(provider, name, token)
+
     async def names(self, provider: P, prefix: str) -> list[str]:
         """The names of the cells that begin with *prefix*; only where `enumerates` is declared."""
         raise NotImplementedError

@@ -95,11 +95,11 @@ class CommonRules(Contract):
         client = await self.connect()
         for operation in self.operations(undeclared=True):
             with self.case(operation.name):
-                name, token = self.key(), self.token()
-                await self.cells.write(client, name, token)
                 if not _offers(raw(client), operation):
                     continue
 
+                name, token = self.key(), self.token()
+                await self.cells.write(client, name, token)
                 tried = await attempt(self.bound(operation, client, name))
                 self.check(
                     isinstance(tried.error, UnsupportedError),
@@ -195,7 +195,7 @@ class CommonRules(Contract):
         Catches a pool that is released twice.
         """
         client = await self.connect()
-        await self.cells.write(client, self.key(), self.token())
+        await self.cells.use(client, self.key(), self.token())
         for tried in [*await together([client.close, client.close]), await attempt(client.close)]:
             if tried.error is not None:
                 self.fail_rule(
@@ -210,7 +210,7 @@ class CommonRules(Contract):
         """
         client = await self.connect()
         name = self.key()
-        await self.cells.write(client, name, self.token())
+        await self.cells.use(client, name, self.token())
         await client.close()
         for operation in self.operations():
             with self.case(operation.name):
@@ -251,6 +251,7 @@ class CommonRules(Contract):
         leaving, staying = await self.clients(2)
         name, token = self.key(), self.token()
         await self.cells.write(staying, name, token)
+        await self.cells.use(leaving, self.key(), self.token())
         await leaving.close()
         self.same(await self.cells.read(staying, name), token, given="a read after another client has closed")
 
@@ -268,20 +269,20 @@ class CommonRules(Contract):
             async with self._client_of_its_own() as client:
                 names = [self.key() for _ in range(20)]
                 calls: list[Callable[[], Awaitable[object]]] = [
-                    partial(self.cells.write, client, name, self.token()) for name in names
+                    partial(self.cells.use, client, name, self.token()) for name in names
                 ]
                 with anyio.move_on_after(ANSWER_SECONDS * self.patience) as scope:
                     *tried, _ = await together([*calls, client.close])
                 self.check(
                     not scope.cancelled_caught,
-                    given="20 writes and close() at once",
+                    given="20 operations and close() at once",
                     expected=f"all have ended within {ANSWER_SECONDS * self.patience:g} s",
                     observed=Plain("some have not"),
                 )
                 for each in tried:
                     if each.error is not None and not isinstance(each.error, ClosedError):
                         self.fail_rule(
-                            given="a write while close() is called",
+                            given="an operation while close() is called",
                             expected="its result or ClosedError",
                             observed=describe_error(each.error),
                         )
@@ -486,26 +487,30 @@ class CommonRules(Contract):
         for operation in (each for each in self.operations() if each.writes):
             with self.case(operation.name):
                 name, old = self.key(), self.token(2_000)
+                size = min(60_000, self.cells.room(self.numbers(), name))
                 legal = {old}
 
-                def write(o: Operation = operation, n: str = name, known: set[str] = legal) -> Callable[[], Awaitable[object]]:
-                    token = self.token(60_000)
+                def write(
+                    o: Operation = operation, n: str = name, known: set[str] = legal, size: int = size
+                ) -> Callable[[], Awaitable[object]]:
+                    token = self.token(size)[:size]
                     known.add(token)
                     return lambda: o.call(client, n, token)
 
                 await self.cells.write(client, name, old)
                 async for each in sweep(write):
-                    observed = await self.cells.read(reader, name)
-                    self.check(
-                        observed in legal,
-                        given=f"{operation.name} of 60,000 characters over 2,000, cancelled at its wait number {each.step + 1}",
-                        expected="the old value or a new one, whole",
-                        observed=Plain(
-                            "nothing"
-                            if observed is None
-                            else f"{len(observed)} characters that nobody wrote: {describe(observed)}"
-                        ),
-                    )
+                    for observer in dict.fromkeys((client, reader)):
+                        observed = await self.cells.read(observer, name)
+                        self.check(
+                            observed in legal,
+                            given=f"{operation.name} of {size:,} characters, cancelled at its wait number {each.step + 1}",
+                            expected="the old value or a new one, whole",
+                            observed=Plain(
+                                "nothing"
+                                if observed is None
+                                else f"{len(observed)} characters that nobody wrote: {describe(observed)}"
+                            ),
+                        )
 
     @rule("COM-17")
     async def test_com_17_stored_values_have_no_alias(self) -> None:

@@ -278,6 +278,10 @@ class Contract:
 
         return [first, *[await self.connect() for _ in range(count - 1)]]
 
+    def confidential(self) -> Iterable[str]:
+        """What no failure may show: the credentials, and what else the suite entrusts to the kit."""
+        return self.credentials
+
     def operations(self, *, undeclared: bool = False) -> list[Operation]:
         """Every operation that the suite declares, or those that it does not."""
         return [

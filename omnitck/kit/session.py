@@ -155,6 +155,10 @@ class Session:
         self.violations: list[Violation] = []
         self.journal = Journal()
         self.names = 0
+        self.planted = list(suite.confidential())
+        """Secrets that no failure may show."""
+        self.afterwards: list[Callable[[], Awaitable[object]]] = []
+        """What removes what the rule left behind the provider's back; called once at its end, and it may fail."""
         self._clients: list[_Client] = []
         self._tasks: anyio.abc.TaskGroup
         self._scope = anyio.CancelScope()
@@ -313,6 +317,15 @@ class Session:
         client._omnitck_client.closed = True
         return client._omnitck_client
 
+    def tenant_of(self, provider: Any) -> str | None:
+        """The tenant for which *provider*, with or without its journal, was connected."""
+        client = next((each for each in self._clients if each.provider is raw(provider)), None)
+        return None if client is None else client.config.get("tenant_id")
+
+    def touched(self, name: str, *, except_by: Any = None) -> bool:
+        """Whether a client was asked about *name* in this rule, another one than *except_by*."""
+        return any(name in each.touched for each in self._clients if each.provider is not raw(except_by))
+
     def first_provider(self) -> object:
         """The provider behind the first client that opened."""
         return next((each.provider for each in self._clients if each.provider is not None), None)
@@ -320,6 +333,9 @@ class Session:
     async def _close(self) -> BaseException | None:
         if "shared" in self.suite.declared:
             await self._tidy()
+        for tidy in self.afterwards:
+            with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience), suppress(Exception):
+                await tidy()
         for client in reversed(self._clients):
             client.closing.set()
             if not client.ready.is_set():
@@ -360,7 +376,7 @@ class Session:
     # The words of a failure.
 
     def complete(self, violation: Violation, name: str) -> None:
-        """Add to *violation* what the session knows, and mask the credentials in it."""
+        """Add to *violation* what the session knows, and mask the secrets in it."""
         suite, rule = self.suite, self.rule
         violation.heading = violation.heading or f"{name} [{rule.level_in(type(suite).contract)}] {rule.statement}"
         provider = self.first_provider()
@@ -371,15 +387,15 @@ class Session:
             violation.again = cls.again.replace("{rule}", name)
         else:
             violation.again = f"python -m unittest {cls.__module__}.{cls.__qualname__}.{rule.method}"
-        if suite.credentials:
+        if self.planted:
             violation.trace = [self.masked(each) for each in violation.trace]
             for each in (violation, *violation.others):
                 for field in ("given", "expected", "observed", "hint", "case", "provider", "heading", "again"):
                     setattr(each, field, self.masked(getattr(each, field)))
 
     def masked(self, text: str) -> str:
-        """*text* without the suite's credentials."""
-        for secret in self.suite.credentials:
+        """*text* without the suite's credentials, and without what the rule planted."""
+        for secret in self.planted:
             text = text.replace(secret, "***")
         return text
 
@@ -428,6 +444,10 @@ class Journal:
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.calls: deque[_Call] = deque(maxlen=LONGEST_TRACE)
+
+    def forget(self) -> None:
+        """Keep nothing, from now on: the calls of this rule carry secrets."""
+        self.calls = deque(maxlen=0)
 
     def lines(self) -> list[str]:
         """One line a call, the oldest first."""
