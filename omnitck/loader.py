@@ -46,6 +46,7 @@ Suite = type[unittest.IsolatedAsyncioTestCase]
 BUILT_IN: Mapping[str, str] = {
     "kv_store": "omnitck.primitives.kv_store:KVStoreContract",
     "secrets": "omnitck.primitives.secrets:SecretsContract",
+    "cache": "omnitck.primitives.cache:CacheContract",
     "multi_tenancy": "omnitck.policies.multi_tenancy:MultiTenancyPolicy",
 }
 """The kit's own contracts and policies. A new one is one file and one line here."""

@@ -19,9 +19,10 @@ from omnitck.kit.contract import Contract, rules_of
 from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.kit.text import UsageError
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
+from omnitck.primitives.cache import CacheContract
 from omnitck.primitives.kv_store import KVStoreContract
 from omnitck.primitives.secrets import SecretsContract
-from omnitck.reference import kv_store, secrets
+from omnitck.reference import cache, kv_store, secrets
 from omnitck.reference.client import MemoryClient, MemoryServer
 from omnitck.shared.clock import ManualClock
 
@@ -84,7 +85,22 @@ class _SecretsSuite(SecretsContract, _Reference):
         self.memory.reachable = True
 
 
-REFERENCES: dict[str, type[Contract]] = {"kv_store": _KVStoreSuite, "secrets": _SecretsSuite}
+class _CacheSuite(CacheContract, _Reference):
+    capabilities = cache.CAPABILITIES
+    backend_type = cache.MemoryCacheBackend
+    provider: type[Any] = cache.MemoryCache
+
+    async def make_provider(self, *, tenant_id: str | None = None, namespace: str = "", **config: Any) -> Any:
+        return self.provider(
+            self.memory, tenant_id=tenant_id, namespace=namespace, password=CREDENTIAL, capabilities=self.declared
+        )
+
+
+REFERENCES: dict[str, type[Contract]] = {
+    "kv_store": _KVStoreSuite,
+    "secrets": _SecretsSuite,
+    "cache": _CacheSuite,
+}
 """For each contract the suite of its reference, without a TestCase, with every capability there is."""
 
 
@@ -199,7 +215,8 @@ def _check_without(contract: str, capability: str) -> tuple[str, str, list[str]]
 
 def _check_defect(contract: str, number: int) -> tuple[str, str, list[str]]:
     defect = defects_of(contract)[number]
-    outcomes = _outcomes(reference_suite(contract, defect.provider, without=defect.without))
+    # A walk finds some defects with some seeds: those that name it were chosen with this one.
+    outcomes = _outcomes(reference_suite(contract, defect.provider, without=defect.without, seed=0))
     return "defect", defect.name, list(_problems(defect, outcomes))
 
 

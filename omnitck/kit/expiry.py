@@ -7,7 +7,6 @@ would flake on memcached, whose clock ticks whole seconds, and fail on etcd, whi
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
 from omnitck.kit.contract import Contract, rule
@@ -42,6 +41,14 @@ class ExpiryRules(Contract):
         """Every declared way to read *key*, each giving None if it is absent."""
         return {"get": lambda: client.get(key)}
 
+    def timed_writes(self, client: Any, key: str, ttl: Any) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        """Every declared way to give *key* a time to live."""
+        return {"set": lambda: client.set(key, self.token(), ttl=ttl)}
+
+    def creations(self, client: Any, key: str, value: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        """Every declared way to write *value* under *key*, which is absent."""
+        return {"set": lambda: client.set(key, value)}
+
     def ttl_unit(self) -> float:
         """A time to live that the provider keeps and the rule can observe, in seconds."""
         limits = self.numbers()
@@ -65,9 +72,13 @@ class ExpiryRules(Contract):
 
     async def set_timed(self, client: Any, key: str, value: str, ttl: float) -> tuple[float, float]:
         """Store *value*; the moments before which it is surely there and after which it is surely gone."""
+        return await self.timed(lambda: client.set(key, value, ttl=ttl), ttl)
+
+    async def timed(self, call: Callable[[], Awaitable[object]], ttl: float) -> tuple[float, float]:
+        """Make *call*, which gives a key *ttl* seconds to live; the two moments, as from `set_timed`."""
         resolution = self.numbers().ttl_resolution
         called = self.now()
-        await client.set(key, value, ttl=ttl)
+        await call()
         kept = max(ttl, self.numbers().min_ttl)
         # The hundredth keeps a clock that is read twice from being judged at the very edge.
         return called + kept - resolution, self.now() + kept + resolution + kept / 100
@@ -172,15 +183,12 @@ class ExpiryRules(Contract):
         """
         client = await self.connect()
         for label, ttl in BAD_TTLS.items():
-            with self.case(label):
-                key, value = self.key(), self.token()
-                await client.set(key, value)
-                await self.refused(
-                    partial(client.set, key, self.token(), ttl=ttl),
-                    InvalidArgumentError,
-                    given=f"set(key, value, ttl={describe(ttl)})",
-                )
-                self.same(await client.get(key), value, given=f"the old value after ttl={describe(ttl)} was refused")
+            key, value = self.key(), self.token()
+            await client.set(key, value)
+            for method, call in self.timed_writes(client, key, ttl).items():
+                with self.case(f"{method}, {label}"):
+                    await self.refused(call, InvalidArgumentError, given=f"{method} with ttl={describe(ttl)}")
+                    self.same(await client.get(key), value, given=f"the old value after ttl={describe(ttl)} was refused")
 
     @rule("CA-12")
     async def test_ca_12_long_ttls_are_kept(self) -> None:
@@ -248,16 +256,23 @@ class ExpiryRules(Contract):
         """
         client = await self.connect()
         unit = self.ttl_unit()
-        again, counted = self.key(), self.key()
-        value = self.token()
+        value, counted = self.token(), self.key()
+        again = {name: self.key() for name in self.creations(client, "", value)}
         await client.set(counted, "41", ttl=unit)
-        _, gone_after = await self.set_timed(client, again, self.token(), unit)
+        for key in again.values():
+            _, gone_after = await self.set_timed(client, key, self.token(), unit)
         await self.until(gone_after)
-        await client.set(again, value)
+        for name, key in again.items():
+            with self.case(name):
+                await self.creations(client, key, value)[name]()
         if "counter" in self.declared:
             with self.case("increment"):
                 self.same(await client.increment(counted, 2), 2, given="increment(key, 2) of a key that held 41 and expired")
         await self.wait(2 * unit)
-        self.same(await client.get(again), value, given="a key that expired and was written again, after its old TTL")
+        for name, key in again.items():
+            with self.case(f"{name}, later"):
+                self.same(
+                    await client.get(key), value, given=f"a key that expired and was written again by {name}, after its old TTL"
+                )
         if "counter" in self.declared:
             self.same(await client.get(counted), "2", given="a key that expired and was counted again, after its old TTL")

@@ -6,7 +6,7 @@ family is written against `get`, `set` and `delete`.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from omnitck.kit.concurrency import gather, together
 from omnitck.kit.contract import Contract, rule
@@ -438,6 +438,9 @@ class BatchRules(Contract):
 class CounterRules(Contract):
     """The capability `counter`."""
 
+    expiry_query: ClassVar[str] = "ttl"
+    """The capability that brings `expires_in`."""
+
     @rule("KV-27", "counter")
     async def test_kv_27_increment_is_exact(self) -> None:
         """`increment` is exact: from absence, by negative numbers, under 50 concurrent calls, keeping the TTL.
@@ -471,7 +474,7 @@ class CounterRules(Contract):
                     partial(store.increment, key, delta), InvalidArgumentError, given=f"increment by {delta} of {held!r}"
                 )
                 self.same(await store.get(key), held, given="get after the refused increment")
-        if "ttl" in self.declared:
+        if self.expiry_query in self.declared:
             with self.case("a TTL"):
                 await store.set(key, "1", ttl=3600.0)
                 await store.increment(key)

@@ -1,14 +1,43 @@
 """`cache`: values under keys that expire, and that may be evicted when there is no room.
 
 A cache may evict, a store may not: that is the whole difference from `kv_store`. Below `limits.capacity_bytes` nothing vanishes
-early, otherwise a provider that stores nothing would pass. The rules of expiry are in `omnitck.kit.expiry`, those that a
-key-value store owes as well in `omnitck.kit.key_value`.
+early, otherwise a provider that stores nothing would pass. The rules of expiry (`CA-05` to `CA-15`) are in `omnitck.kit.expiry`,
+those that a key-value store owes as well in `omnitck.kit.key_value`: `CA-KV-02` and its neighbours, which are all there is of
+`CA-02`, a number without a rule of its own.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+import inspect
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Protocol
+from unittest import TestCase
 
-__all__ = ["Add", "CacheProtocol", "Clear", "GetOrSet", "TTLQuery", "Touch"]
+import anyio
+
+from omnitck.kit.cells import Cells, Operation
+from omnitck.kit.common import CommonRules, Lifecycle
+from omnitck.kit.concurrency import Attempt, attempt, gather, together
+from omnitck.kit.contract import Plain, rule
+from omnitck.kit.expiry import ExpiryRules
+from omnitck.kit.key_value import (
+    Batch,
+    BatchRules,
+    Binary,
+    BinaryRules,
+    CompareAndSet,
+    Counter,
+    CounterRules,
+    ValueRules,
+    VersionRules,
+)
+from omnitck.kit.text import UsageError, describe, describe_error
+from omnitck.kit.walk import Name, Step, Version, walk
+from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError
+from omnitck.shared.models import CacheLimits, Entry
+
+__all__ = ["Add", "CacheCells", "CacheContract", "CacheProtocol", "Clear", "GetOrSet", "TTLQuery", "Touch"]
 
 
 class CacheProtocol(Protocol):
@@ -39,7 +68,10 @@ class Touch(Protocol):
     """Capability `touch`: a new expiry for an old value."""
 
     async def touch(self, key: str, ttl: float | None) -> bool:
-        """Give *key* a new time to live from now, None for no expiry; whether it is present. Creates nothing."""
+        """Give *key* a new time to live from now, None for no expiry; whether it is present.
+
+        Creates nothing, and changes neither the value nor its version.
+        """
         ...
 
 
@@ -55,7 +87,11 @@ class GetOrSet(Protocol):
     """Capability `get_or_set`: one computation for all who miss at once on one client."""
 
     async def get_or_set(self, key: str, factory: Callable[[], Awaitable[str]], ttl: float | None = None) -> str:
-        """The value of *key*; on a miss that of *factory*, which is stored. What *factory* raises is raised and not stored."""
+        """The value of *key*; on a miss that of *factory*, which is stored for *ttl*.
+
+        Who misses while *factory* runs on this client waits for it. What it raises is raised by all of them, and not stored. If
+        the caller that it runs for is cancelled, the others still get a value: it runs on, or another one's runs.
+        """
         ...
 
 
@@ -65,3 +101,816 @@ class Clear(Protocol):
     async def clear(self) -> None:
         """Remove everything of this client's namespace and tenant, and nothing else."""
         ...
+
+
+def _given(value: Any) -> Callable[[], Awaitable[Any]]:
+    """A computation that takes one turn of the event loop and returns *value*."""
+
+    async def factory() -> Any:
+        await anyio.lowlevel.checkpoint()
+        return value
+
+    return factory
+
+
+class CacheCells(Cells[Any]):
+    """A cache as a set of cells."""
+
+    operations = (
+        Operation("get", lambda p, n, t: p.get(n), "get"),
+        Operation("set", lambda p, n, t: p.set(n, t), "set", writes=True),
+        Operation("set with ttl", lambda p, n, t: p.set(n, t, ttl=3600.0), "set", writes=True),
+        Operation("delete", lambda p, n, t: p.delete(n), "delete"),
+        Operation("add", lambda p, n, t: p.add(n, t), "add", "add", writes=True),
+        Operation("touch", lambda p, n, t: p.touch(n, 3600.0), "touch", "touch"),
+        Operation("expires_in", lambda p, n, t: p.expires_in(n), "expires_in", "ttl_query"),
+        # It writes only what is absent, so that a value which is too large is no error of every call.
+        Operation("get_or_set", lambda p, n, t: p.get_or_set(n, _given(t)), "get_or_set", "get_or_set"),
+        Operation("clear", lambda p, n, t: p.clear(), "clear", "clear", needs_legal_name=False, wide=True),
+        Operation("get_many", lambda p, n, t: p.get_many([n]), "get_many", "batch"),
+        Operation("set_many", lambda p, n, t: p.set_many({n: t}), "set_many", "batch", writes=True),
+        Operation("delete_many", lambda p, n, t: p.delete_many([n]), "delete_many", "batch"),
+        Operation("increment", lambda p, n, t: p.increment(n), "increment", "counter"),
+        Operation("get_entry", lambda p, n, t: p.get_entry(n), "get_entry", "compare_and_set"),
+        Operation(
+            "compare_and_set", lambda p, n, t: p.compare_and_set(n, t, None), "compare_and_set", "compare_and_set", writes=True
+        ),
+        Operation("compare_and_delete", lambda p, n, t: p.compare_and_delete(n, "1"), "compare_and_delete", "compare_and_set"),
+        Operation("get_bytes", lambda p, n, t: p.get_bytes(n), "get_bytes", "binary"),
+        Operation("set_bytes", lambda p, n, t: p.set_bytes(n, t.encode()), "set_bytes", "binary", writes=True),
+    )
+    refusals = (
+        Operation("set of bytes", lambda p, n, t: p.set(n, t.encode()), "set"),
+        Operation("set with a ttl of 0", lambda p, n, t: p.set(n, t, ttl=0), "set"),
+        Operation("add of bytes", lambda p, n, t: p.add(n, t.encode()), "add", "add"),
+        Operation("touch with a ttl of 0", lambda p, n, t: p.touch(n, 0), "touch", "touch"),
+        Operation("expires_in of an absent key", lambda p, n, t: p.expires_in(n + "-absent"), "expires_in", "ttl_query"),
+        Operation(
+            "get_or_set of bytes", lambda p, n, t: p.get_or_set(n + "-absent", _given(t.encode())), "get_or_set", "get_or_set"
+        ),
+        Operation("set_many of bytes", lambda p, n, t: p.set_many({n: t.encode()}), "set_many", "batch"),
+        Operation("increment of text", lambda p, n, t: p.increment(n), "increment", "counter"),
+        Operation(
+            "compare_and_set with a stale version", lambda p, n, t: p.compare_and_set(n, t, "stale"), "compare_and_set",
+            "compare_and_set",
+        ),
+        Operation(
+            "compare_and_delete with a stale version", lambda p, n, t: p.compare_and_delete(n, "stale"), "compare_and_delete",
+            "compare_and_set",
+        ),
+        Operation("set_bytes of text", lambda p, n, t: p.set_bytes(n, t), "set_bytes", "binary"),
+    )  # fmt: skip
+
+    async def write(self, provider: CacheProtocol, name: str, token: str) -> None:
+        await provider.set(name, token)
+
+    async def read(self, provider: CacheProtocol, name: str) -> str | None:
+        return await provider.get(name)
+
+    async def erase(self, provider: CacheProtocol, name: str) -> None:
+        await provider.delete(name)
+
+    async def state(self, provider: Any, name: str, declared: frozenset[str]) -> tuple[object, ...]:
+        state: list[object] = [await provider.get(name)]
+        if "compare_and_set" in declared:
+            state.append(await provider.get_entry(name))
+        if "ttl_query" in declared:
+            state.append("no expiry" if (await attempt(lambda: provider.expires_in(name))).value is None else "an expiry")
+        return tuple(state)
+
+    async def create(self, provider: Add, name: str, token: str) -> None:
+        if not await provider.add(name, token):
+            raise ConflictError(f"key {name!r} is present")
+
+    async def handles(self, provider: CompareAndSet, name: str) -> list[str]:
+        entry = await provider.get_entry(name)
+        return [] if entry is None else [entry.version]
+
+    async def replay(self, provider: CompareAndSet, name: str, handle: str, token: str) -> None:
+        await provider.compare_and_set(name, token, handle)
+
+    async def erase_many(self, provider: Clear, names: list[str]) -> None:
+        await provider.clear()
+
+    async def alias(self, provider: Any, name: str, token: str) -> str | None:
+        items = {name: token}
+        await provider.set_many(items)
+        items[name] = "changed by the caller"
+        if await provider.get(name) != token:
+            return "a mapping given to set_many was changed by its caller, and the cache with it"
+
+        found = await provider.get_many([name])
+        found[name] = "changed by the caller"
+        if (await provider.get_many([name]))[name] != token or await provider.get(name) != token:
+            return "the result of get_many was changed by its caller, and the cache with it"
+
+        return None
+
+
+class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRules, ExpiryRules, CommonRules):
+    """Certifies a cache."""
+
+    name = "cache"
+    version = "1.0"
+    prefix = "CA"
+    protocols: ClassVar = {
+        "": CacheProtocol,
+        "add": Add,
+        "touch": Touch,
+        "ttl_query": TTLQuery,
+        "get_or_set": GetOrSet,
+        "clear": Clear,
+        "batch": Batch,
+        "counter": Counter,
+        "compare_and_set": CompareAndSet,
+        "binary": Binary,
+        "lifecycle": Lifecycle,
+    }
+    own_capabilities = frozenset("add touch ttl_query get_or_set clear batch counter compare_and_set bounded binary".split())
+    extra_needs: ClassVar = {
+        "CA-11": frozenset({"validation"}),
+        "COM-17": frozenset({"batch"}),  # text cannot be changed: only a batch takes and returns what can.
+        "MT-18": frozenset({"add"}),
+        "MT-19": frozenset({"compare_and_set"}),
+        "MT-22": frozenset({"clear"}),
+    }
+    without_subject = frozenset({"MT-06"})  # A cache does not tell its keys.
+    limits_type = CacheLimits
+    expiry_query = "ttl_query"
+    cells = CacheCells()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, TestCase) and "clear" in cls.declared:
+            _check_namespaces(cls)
+
+    def text_writes(self, store: Any, key: str, value: Any) -> dict[str, Callable[[], Awaitable[object]]]:
+        writes = super().text_writes(store, key, value)
+        if "add" in self.declared:
+            writes["add"] = lambda: store.add(key, value)
+        return writes
+
+    def expired_reads(self, client: Any, key: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        async def many() -> object:
+            return (await client.get_many([key]))[key]
+
+        async def expires_in() -> object:
+            tried = await attempt(lambda: client.expires_in(key))
+            return None if isinstance(tried.error, NotFoundError) else tried.result()
+
+        return self._declared_of(
+            {
+                "get": (None, lambda: client.get(key)),
+                "expires_in": ("ttl_query", expires_in),
+                "get_many": ("batch", many),
+                "get_entry": ("compare_and_set", lambda: client.get_entry(key)),
+                "get_bytes": ("binary", lambda: client.get_bytes(key)),
+            }
+        )
+
+    def timed_writes(self, client: Any, key: str, ttl: Any) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        return self._declared_of(
+            {
+                "set": (None, lambda: client.set(key, self.token(), ttl=ttl)),
+                "add": ("add", lambda: client.add(key, self.token(), ttl=ttl)),
+                "touch": ("touch", lambda: client.touch(key, ttl)),
+                "get_or_set": ("get_or_set", lambda: client.get_or_set(key, _given(self.token()), ttl=ttl)),
+            }
+        )
+
+    def creations(self, client: Any, key: str, value: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        return self._declared_of(
+            {
+                "set": (None, lambda: client.set(key, value)),
+                "add": ("add", lambda: client.add(key, value)),
+                "get_or_set": ("get_or_set", lambda: client.get_or_set(key, _given(value))),
+                "compare_and_set": ("compare_and_set", lambda: client.compare_and_set(key, value, None)),
+            }
+        )
+
+    def _declared_of(
+        self, calls: Mapping[str, tuple[str | None, Callable[[], Awaitable[object]]]]
+    ) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        return {name: call for name, (needs, call) in calls.items() if needs is None or needs in self.declared}
+
+    # Presence
+
+    @rule("CA-01")
+    async def test_ca_01_a_miss_is_none(self) -> None:
+        """`get` of a key that is not there returns `None` and raises nothing.
+
+        Catches the `KeyError` of a dictionary, and an empty string for absence.
+        """
+        cache: CacheProtocol = await self.connect()
+        self.same(await cache.get(self.key()), None, given="get(a key never written)")
+
+    @rule("CA-03", deadline=60)
+    async def test_ca_03_what_fits_is_kept(self) -> None:
+        """1,000 small values without a TTL are all readable after the last was written.
+
+        They are far less than the least capacity. Catches the cache that is switched off, and one that holds 128 entries.
+        """
+        cache: CacheProtocol = await self.connect()
+        start = self.key()
+        keys = [f"{start}-{number}" for number in range(1000)]
+        for number, key in enumerate(keys):
+            await cache.set(key, str(number))
+        lost = [key for number, key in enumerate(keys) if await cache.get(key) != str(number)]
+        self.check(
+            not lost,
+            given="1,000 small values, read after the last was written",
+            expected="each is there",
+            observed=Plain(f"{len(lost)} are not, {describe(lost[:1])} for one"),
+            hint="a cache evicts only beyond limits.capacity_bytes",
+        )
+
+    @rule("CA-04")
+    async def test_ca_04_delete_makes_absent(self) -> None:
+        """`delete` removes a live key at once, with or without a TTL, and may be repeated.
+
+        Catches a delete that waits for the end of the TTL, and a "not found" that a retry would trip over.
+        """
+        cache: Any = await self.connect()
+        for label, ttl in (("no TTL", None), ("a TTL", 3600.0)):
+            with self.case(label):
+                key, value = self.key(), self.token()
+                await cache.set(key, self.token(), ttl=ttl)
+                for given in ("delete(key)", "delete(key) again"):
+                    self.same(await cache.delete(key), None, given=f"the result of {given}, {label}")
+                    self.same(await cache.get(key), None, given=f"get after {given}, {label}")
+                await cache.set(key, value)
+                self.same(await cache.get(key), value, given="get after delete and another set")
+        self.same(await cache.delete(self.key()), None, given="the result of delete(a key never written)")
+
+    # Several clients
+
+    @rule("CA-16", "shared", deadline=90)
+    async def test_ca_16_a_near_copy_is_invalidated(self) -> None:
+        """A client that has read a key sees what another does to it, within `staleness`: overwriting, deleting, expiry.
+
+        Catches a copy that is kept inside the client, and that nobody invalidates.
+        """
+        reader, writer = await self.clients(2)
+        staleness = self.numbers().staleness
+        value = self.token()
+
+        async def changed(label: str, change: Callable[[str], Awaitable[object]], expected: str | None, first: str = "") -> None:
+            with self.case(label):
+                key = self.key()
+                await writer.set(key, first or self.token())
+                await self.wait(staleness)
+                for _ in range(2):
+                    await reader.get(key)
+                await change(key)
+                await self.wait(staleness)
+                self.same(
+                    await reader.get(key), expected, given=f"get by a client that had read the key, after another's {label}"
+                )
+
+        await changed("set", lambda key: writer.set(key, value), value)
+        await changed("delete", lambda key: writer.delete(key), None)
+        if "counter" in self.declared:
+            await changed("increment", lambda key: writer.increment(key), "8", "7")
+        if "batch" in self.declared:
+            await changed("delete_many", lambda key: writer.delete_many([key]), None)
+        if "clear" in self.declared:
+            await changed("clear", lambda key: writer.clear(), None)
+        with self.case("expiry"):
+            key = self.key()
+            _, gone_after = await self.set_timed(writer, key, self.token(), self.ttl_unit())
+            await reader.get(key)
+            await self.expect_gone(
+                reader, key, gone_after + staleness, "get by a client that had read the key, after the TTL that another set"
+            )
+
+    # add
+
+    @rule("CA-17", "add", deadline=90)
+    async def test_ca_17_one_add_wins(self) -> None:
+        """Of 20 concurrent `add`s of one key exactly one returns `True`, and its value is stored; the others change nothing.
+
+        After a delete the key can be added again. Catches a get that is followed by a set.
+        """
+        clients = await self.clients(2)
+        cache = clients[0]
+        for _ in range(3):
+            key = self.key()
+            values = [self.token() for _ in range(20)]
+            results = await gather(partial(clients[n % 2].add, key, value) for n, value in enumerate(values))
+            strange = [each for each in results if type(each) is not bool]
+            self.check(not strange, given="the results of 20 concurrent adds", expected="bools", observed=strange)
+            self.check(
+                results.count(True) == 1,
+                given="20 concurrent adds of one key",
+                expected="one True",
+                observed=Plain(f"{results.count(True)} of them"),
+            )
+            await self.wait(self.numbers().staleness)
+            stored = values[results.index(True)]
+            self.same(await cache.get(key), stored, given="get after 20 concurrent adds: the winner's value")
+        self.same(await cache.add(key, self.token(), ttl=self.ttl_unit()), False, given="add(ttl=...) of a key that is present")
+        self.same(await cache.get(key), stored, given="get after an add that returned False")
+        await self.wait(2 * self.ttl_unit())
+        self.same(await cache.get(key), stored, given="the value, without an expiry, after the TTL of an add that returned False")
+        await cache.delete(key)
+        unit = self.ttl_unit()
+        value = self.token()
+
+        async def add() -> None:
+            self.same(await cache.add(key, value, ttl=unit), True, given="add(ttl=...) of a deleted key")
+
+        alive_until, gone_after = await self.timed(add, unit)
+        await self.expect_alive(cache, key, value, alive_until, "get after add(ttl=...)")
+        await self.expect_gone(cache, key, gone_after, "get after the TTL of an add")
+
+    # touch
+
+    @rule("CA-18", "touch", deadline=90)
+    async def test_ca_18_touch_moves_the_deadline_alone(self) -> None:
+        """`touch` moves the deadline from now, not the value or its version; of an absent or expired key it creates nothing.
+
+        It returns whether the key is present. Catches a touch that writes what was read before, and brings the dead back.
+        """
+        cache = await self.connect()
+        unit = self.ttl_unit()
+        value = self.token()
+        longer, shorter, never, dead = (self.key() for _ in range(4))
+        _, dead_after = await self.set_timed(cache, dead, value, unit)
+        shorter_alive, _ = await self.set_timed(cache, shorter, value, 20 * unit)
+        never_alive, _ = await self.set_timed(cache, never, value, unit)
+        longer_alive, _ = await self.set_timed(cache, longer, value, unit)
+        before = await cache.get_entry(longer) if "compare_and_set" in self.declared else None
+        touched: set[str] = set()
+
+        async def touch(key: str, ttl: float | None, alive_until: float) -> None:
+            present = await cache.touch(key, ttl)
+            if self.now() < alive_until:
+                self.same(present, True, given=f"touch(key, {ttl}) of a key that is present")
+            if present:
+                touched.add(key)  # On a machine that was too busy it had expired, and nothing follows.
+
+        await touch(never, None, never_alive)
+        _, shorter_gone = await self.timed(lambda: touch(shorter, unit, shorter_alive), unit)
+        longer_alive, longer_gone = await self.timed(lambda: touch(longer, 4 * unit, longer_alive), 4 * unit)
+        if before is not None and longer in touched:
+            after = await cache.get_entry(longer)
+            if self.now() < longer_alive:
+                self.same(after, before, given="value and version after touch")
+        await self.until(max(dead_after, shorter_gone))
+        if longer in touched:
+            with self.case("longer"):
+                await self.expect_alive(cache, longer, value, longer_alive, f"a TTL of {unit:g} s, touched with {4 * unit:g} s")
+        with self.case("shorter"):
+            self.same(await cache.get(shorter), None, given=f"a TTL of {20 * unit:g} s, touched with {unit:g} s, after that")
+        if never in touched:
+            with self.case("None"):
+                self.same(await cache.get(never), value, given=f"a TTL of {unit:g} s, touched with None, after that")
+        for label, key in (("expired", dead), ("absent", self.key())):
+            with self.case(label):
+                self.same(await cache.touch(key, 20 * unit), False, given=f"touch of a key that is {label}")
+                self.same(await cache.get(key), None, given=f"get after touch of a key that is {label}")
+        with self.case("longer, later"):
+            await self.expect_gone(cache, longer, longer_gone, f"a TTL of {unit:g} s, touched with {4 * unit:g} s, after that")
+
+    # ttl_query
+
+    @rule("CA-19", "ttl_query", deadline=90)
+    async def test_ca_19_expires_in_tells_the_time_left(self) -> None:
+        """`expires_in` is the time left, `None` without an expiry, and `NotFoundError` of a key that is absent or expired.
+
+        Catches the -1 and -2 of Redis, milliseconds, and the TTL that was set instead of what is left of it.
+        """
+        cache = await self.connect()
+        unit, resolution = self.ttl_unit(), self.numbers().ttl_resolution
+        key, plain = self.key(), self.key()
+        await cache.set(plain, self.token())
+        self.same(await cache.expires_in(plain), None, given="expires_in of a key without an expiry")
+        with self.case("absent"):
+            await self.refused(lambda: cache.expires_in(self.key()), NotFoundError, given="expires_in of an absent key")
+        began = self.now()
+        alive_until, gone_after = await self.set_timed(cache, key, self.token(), 4 * unit)
+        for elapsed in (0.0, 2 * unit):
+            await self.until(began + elapsed)
+            asked = self.now() - began
+            tried = await attempt(lambda: cache.expires_in(key))
+            answered = self.now() - began
+            if began + answered >= alive_until:
+                break  # On a machine that is too busy it may have expired.
+            with self.case(f"after {elapsed:g} s"):
+                left = tried.result()
+                # The time may have begun to count when `set` was called, or only when it returned.
+                least, most = 4 * unit - answered - resolution, 4 * unit + (gone_after - began - 4 * unit) - asked
+                self.check(
+                    isinstance(left, float | int) and not isinstance(left, bool) and least <= left <= most,
+                    given=f"expires_in, {asked:.3f} s after set(ttl={4 * unit:g})",
+                    expected=f"between {least:.3f} and {most:.3f}",
+                    observed=left,
+                )
+        await self.until(gone_after)
+        with self.case("expired"):
+            await self.refused(lambda: cache.expires_in(key), NotFoundError, given="expires_in of an expired key")
+
+    # get_or_set
+
+    async def _meanwhile(self, cache: Any, released: anyio.Event) -> None:
+        """Let those who ask at once all arrive, by so many round trips of one of them; then let the factory go on."""
+        key = self.key()
+        with anyio.move_on_after(2 * self.patience):
+            for _ in range(MANY):
+                await cache.get(key)
+        released.set()
+
+    @rule("CA-20", "get_or_set")
+    async def test_ca_20_one_computes_for_all(self) -> None:
+        """Of 20 concurrent callers on one client that miss, one runs its factory, and all get its value, which is stored.
+
+        Factories of different keys run side by side. Catches the stampede.
+        """
+        cache = await self.connect()
+        key, runs, released = self.key(), 0, anyio.Event()
+
+        async def compute() -> str:
+            nonlocal runs
+            runs += 1
+            number = runs
+            await released.wait()
+            return f"value {number}"
+
+        calls: list[Callable[[], Awaitable[object]]] = [partial(cache.get_or_set, key, compute) for _ in range(MANY)]
+        *results, _ = await gather([*calls, lambda: self._meanwhile(cache, released)])
+        self.check(
+            runs == 1,
+            given=f"the factory, after {MANY} concurrent get_or_set of a key that is absent",
+            expected="it has run once",
+            observed=Plain(f"{runs} times"),
+            hint="let who misses meanwhile wait for the one that computes",
+        )
+        self.same(results, ["value 1"] * MANY, given=f"the results of {MANY} concurrent get_or_set")
+        self.same(await cache.get(key), "value 1", given="get after get_or_set")
+
+        met: list[anyio.Event] = [anyio.Event(), anyio.Event()]
+
+        async def meet(number: int) -> str:
+            met[number].set()
+            await met[1 - number].wait()
+            return str(number)
+
+        with anyio.move_on_after(5 * self.patience) as scope:
+            apart = await gather(partial(cache.get_or_set, self.key(), partial(meet, number)) for number in range(2))
+            self.same(apart, ["0", "1"], given="the results of get_or_set of two keys, whose factories wait for each other")
+        self.check(
+            not scope.cancelled_caught,
+            given="get_or_set of two keys, whose factories wait for each other",
+            expected="both run side by side",
+            observed=Plain("one waits for the other to end"),
+        )
+
+    @rule("CA-21", "get_or_set")
+    async def test_ca_21_failures_are_told_and_not_kept(self) -> None:
+        """What a factory raises reaches every waiter and is not stored; a cancelled caller takes no other with it.
+
+        After the cancellation of the caller whose factory runs, the others get a value: it runs on, or one of theirs does.
+        Catches the error that is cached, the waiter that waits for ever, and the leader whose end is everybody's.
+        """
+        cache = await self.connect()
+        key, value = self.key(), self.token()
+        released = anyio.Event()
+
+        async def fail() -> str:
+            await released.wait()
+            raise LookupError("raised by the factory")
+
+        calls: list[Callable[[], Awaitable[object]]] = [partial(cache.get_or_set, key, fail) for _ in range(MANY)]
+        tried = await self._in_time([*calls, lambda: self._meanwhile(cache, released)], "of which the first one's factory fails")
+        for each in tried[:-1]:
+            self.check(
+                isinstance(each.error, LookupError) and str(each.error) == "raised by the factory",
+                given=f"each of {MANY} concurrent get_or_set whose factory raises LookupError",
+                expected="that LookupError",
+                observed=Plain(describe_error(each.error) if each.error else f"returned {describe(each.value)}"),
+            )
+        self.same(await cache.get(key), None, given="get after the factory failed")
+        self.same(
+            await cache.get_or_set(key, _given(value)), value, given="get_or_set with a good factory, after one that failed"
+        )
+
+        key, started, released = self.key(), anyio.Event(), anyio.Event()
+        leader = anyio.CancelScope()
+
+        async def compute() -> str:
+            started.set()
+            await released.wait()
+            return value
+
+        async def lead() -> object:
+            with leader:
+                return await cache.get_or_set(key, compute)
+            return None
+
+        async def follow() -> object:
+            await started.wait()
+            return await cache.get_or_set(key, compute)
+
+        async def cancel() -> None:
+            await started.wait()
+            for _ in range(MANY):
+                await cache.get(self.key())
+            leader.cancel()
+            await self._meanwhile(cache, released)
+
+        _, *followers, _ = await self._in_time([lead, *[follow] * 5, cancel], "of which the first is cancelled")
+        for each in followers:
+            self.check(
+                each.value == value,
+                given="each of five get_or_set that wait while the caller whose factory runs is cancelled",
+                expected="the value",
+                observed=Plain(describe_error(each.error) if each.error else f"returned {describe(each.value)}"),
+            )
+        self.same(await cache.get(key), value, given="get after the first of several get_or_set was cancelled")
+        if "validation" in self.declared:
+            with self.case("no text"):
+                key = self.key()
+                await self.refused(
+                    lambda: cache.get_or_set(key, _given(7)), InvalidArgumentError, given="get_or_set whose factory returns 7"
+                )
+                self.same(await cache.get(key), None, given="get after the factory returned 7")
+
+    async def _in_time(self, calls: list[Callable[[], Awaitable[object]]], given: str) -> list[Attempt[object]]:
+        """What became of each of several concurrent `get_or_set`, which all end."""
+        tried: list[Attempt[object]] = []
+        with anyio.move_on_after(5 * self.patience) as scope:
+            tried = await together(calls)
+        self.check(
+            not scope.cancelled_caught,
+            given=f"concurrent get_or_set, {given}",
+            expected="all have ended",
+            observed=Plain("some wait on"),
+        )
+        return tried
+
+    @rule("CA-22", "get_or_set", deadline=90)
+    async def test_ca_22_what_is_there_is_not_computed_again(self) -> None:
+        """A factory runs again only after its value has expired or was deleted; an empty value is a value.
+
+        Catches `if not value: compute`, a value that is stored without its TTL, and a memory of past computations.
+        """
+        cache = await self.connect()
+        runs = 0
+
+        async def compute() -> str:
+            nonlocal runs
+            runs += 1
+            return "" if runs == 1 else str(runs)
+
+        async def expect(number: int, value: str, given: str) -> None:
+            self.same(await cache.get_or_set(key, compute), value, given=f"get_or_set {given}")
+            self.check(runs == number, given=f"the factory, {given}", expected=f"{number} runs", observed=Plain(f"{runs} runs"))
+
+        key = self.key()
+        for given in ("of an absent key", "of a key whose value is empty"):
+            await expect(1, "", given)
+        await cache.delete(key)
+        await expect(2, "2", "after delete")
+        await cache.set(key, "set")
+        await expect(2, "set", "after set")
+        await cache.delete(key)
+        unit = self.ttl_unit()
+        alive_until, gone_after = await self.timed(partial(cache.get_or_set, key, compute, ttl=unit), unit)
+        await self.expect_alive(cache, key, "3", alive_until, "get after get_or_set(ttl=...)")
+        await self.until(gone_after)
+        await expect(4, "4", "after the TTL of the last value")
+
+    # clear
+
+    @rule("CA-23", "clear", deadline=60)
+    async def test_ca_23_clear_stays_in_its_namespace(self) -> None:
+        """`clear` removes every key of its namespace, more than one page of them, and nothing of any other.
+
+        Not even of one whose name begins with its own. Catches FLUSHDB, a scan of one page, and a pattern without an end.
+        """
+        mine = await self.connect()
+        longer = await self.connect(namespace=f"{self.namespace}x")
+        start = self.key()
+        keys = [f"{start}-{number}" for number in range(min(self.numbers().page_size, 2000) + 1)]
+        kept, timed, value = self.key(), self.key(), self.token()
+        for one, other, given in ((mine, longer, "a shorter name"), (longer, mine, "a longer name")):
+            with self.case(given):
+                for key in keys:
+                    await one.set(key, "v")
+                await one.set(timed, "v", ttl=3600.0)
+                await other.set(kept, value)
+                await other.set(keys[0], value)
+                self.same(await one.clear(), None, given="the result of clear")
+                left = [key for key in (*keys, timed) if await one.get(key) is not None]
+                self.check(
+                    not left,
+                    given=f"{len(keys) + 1} keys of the namespace, after clear",
+                    expected="none is there",
+                    observed=Plain(f"{len(left)} are, {describe(left[:1])} for one"),
+                )
+                for key in (kept, keys[0]):
+                    self.same(
+                        await other.get(key), value, given=f"a key of another namespace, after clear of the one with {given}"
+                    )
+                await one.set(kept, value)
+                self.same(await one.get(kept), value, given="get after clear and set")
+
+    # counter
+
+    @rule("CA-24", "counter", deadline=90)
+    async def test_ca_24_a_counter_keeps_its_ttl(self) -> None:
+        """`increment` keeps the time to live; on an expired key it starts anew, without one.
+
+        Catches a counter that is read and written back without its TTL: a limit of requests a minute that is never lifted.
+        """
+        cache = await self.connect()
+        key, unseen, unit = self.key(), self.key(), self.ttl_unit()
+        await cache.set(unseen, "41", ttl=unit)
+        alive_until, gone_after = await self.set_timed(cache, key, "5", unit)
+        tried = await attempt(lambda: cache.increment(key, 2))
+        if self.now() < alive_until:
+            self.same(tried.result(), 7, given='increment by 2 of a key set to "5" with a TTL')
+        await self.until(gone_after)
+        if tried.result() == 7:  # Else the machine was too busy, and the count began anew.
+            await self.expect_gone(
+                cache, key, gone_after, f"a counter with a TTL of {unit:g} s, counted once meanwhile", hint="keep the TTL"
+            )
+        else:
+            await cache.delete(key)
+        for expired in (key, unseen):
+            self.same(await cache.increment(expired, 3), 3, given="increment by 3 of an expired key")
+        await self.wait(3 * unit)
+        for expired in (key, unseen):
+            self.same(await cache.get(expired), "3", given="a counter that began anew, after the TTL of the old one")
+
+    # bounded
+
+    @rule("CA-25", "bounded", deadline=120)
+    async def test_ca_25_a_full_cache_makes_room(self) -> None:
+        """Writing four times `capacity_bytes` raises nothing, and what was written last is there.
+
+        Catches the error of a backend that is out of memory (Redis with `noeviction`), and the eviction of the newest.
+        """
+        cache: CacheProtocol = await self.connect()
+        capacity, value = self._capacity(), self.token(FILLING)[:FILLING]
+        for number in range(4 * capacity // FILLING + 1):
+            key, written = self.key(), f"{number:08}{value[8:]}"
+            await cache.set(key, written)
+            self.same(
+                await cache.get(key),
+                written,
+                given=f"get at once after set, number {number + 1} of {FILLING} bytes, capacity {capacity}",
+            )
+
+    def _capacity(self) -> int:
+        capacity = int(getattr(self.numbers(), "capacity_bytes", CacheLimits().capacity_bytes))
+        if capacity > LARGEST_FILLED:
+            self.not_provoked(f"a capacity of {capacity} bytes takes too long to fill: certify with {LARGEST_FILLED} or less")
+        return capacity
+
+    @rule("CA-27", "bounded", "limits", deadline=60)
+    async def test_ca_27_nothing_is_evicted_below_the_capacity(self) -> None:
+        """Values whose sum with their keys is just below `capacity_bytes` are all readable after the last was written.
+
+        Also after every one of them was overwritten. Catches a limit that was declared larger than what the backend has left
+        for values, and a replaced value that still counts.
+        """
+        cache: CacheProtocol = await self.connect()
+        value = self.token(FILLING)[:FILLING]
+        capacity = self._capacity()
+        keys = [self.key() for _ in range(capacity // (FILLING + 100))]
+        for turn in ("a", "b"):
+            for number, key in enumerate(keys):
+                await cache.set(key, f"{turn}{number:07}{value[8:]}")
+        lost = [key for number, key in enumerate(keys) if await cache.get(key) != f"b{number:07}{value[8:]}"]
+        self.check(
+            not lost,
+            given=f"{len(keys)} values of {FILLING} bytes, each written twice, with a capacity of {capacity} bytes",
+            expected="each is there",
+            observed=Plain(f"{len(lost)} are not"),
+            hint="declare less in limits.capacity_bytes than the memory of the backend, which also holds its own records",
+        )
+
+    # Everything at once
+
+    @rule("CA-26", deadline=60)
+    async def test_ca_26_a_random_walk_agrees_with_the_reference(self) -> None:
+        """Any sequence of declared operations gives the results that the reference gives.
+
+        A seeded walk in lockstep with the in-memory reference; a divergence is shortened and shown as Python. Finds what no
+        single rule foresaw: the interplay of operations.
+        """
+        # Imported here: an application's own tests of a provider should not load the model before they need it.
+        from omnitck.reference.cache import MemoryCache, MemoryCacheBackend
+
+        divergence = await walk(
+            await self.connect(),
+            lambda: MemoryCache(MemoryCacheBackend(), capabilities=self.declared),
+            _random_steps(random.Random(self.seed), self.declared),
+            names=lambda: [self.key() for _ in range(WALK_NAMES)],
+            refine=_comparable,
+            version_of=_version_of,
+            subject="cache",
+        )
+        if divergence is not None:
+            self.fail_rule(
+                given=f"a random walk, OMNITCK_SEED={self.seed}; shortened to\n{divergence.reproduction}",
+                expected=divergence.expected,
+                observed=divergence.observed,
+            )
+
+
+MANY = 20
+"""Callers at once."""
+FILLING = 262_144
+"""Bytes of a value that fills a cache: the largest that each one takes."""
+LARGEST_FILLED = 64 * 1024 * 1024
+"""Bytes of a capacity beyond which it is not filled."""
+WALK_STEPS = 300
+WALK_NAMES = 3
+
+
+def _check_namespaces(cls: type[CacheContract]) -> None:
+    """Refuse to certify `clear` where it would empty a cache that is not this rule's alone."""
+    parameter = inspect.signature(cls.make_provider).parameters.get("namespace")
+    if parameter is None or parameter.kind is parameter.VAR_KEYWORD:
+        raise UsageError(
+            f"{cls.__qualname__} declares `clear`, which empties a namespace, but its make_provider takes none: write "
+            "`async def make_provider(self, *, namespace: str, **config)` and keep each namespace's keys apart."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """A factory that returns a text, and can be printed."""
+
+    value: str
+
+    async def __call__(self) -> str:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"returning({self.value!r})"
+
+
+def _random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
+    """A walk over the declared operations, on so few keys and values that they meet, each followed by a look at its key."""
+    values = ("", "a", "b", "7", "-3", "0x1")
+
+    def value() -> str:
+        return chance.choice(values)
+
+    actions: list[tuple[str | None, Callable[[Name], Step]]] = [
+        (None, lambda key: Step("set", (key, value()))),
+        (None, lambda key: Step("set", (key, value()))),
+        (None, lambda key: Step("delete", (key,))),
+        (None, lambda key: Step("set", (key, value()), {"ttl": 36_000.0})),
+        (None, lambda key: Step("set", (key, value()), {"ttl": 36_000.0})),
+        ("add", lambda key: Step("add", (key, value()))),
+        ("add", lambda key: Step("add", (key, value()), {"ttl": 36_000.0})),
+        ("touch", lambda key: Step("touch", (key, 72_000.0))),
+        ("touch", lambda key: Step("touch", (key, None))),
+        ("get_or_set", lambda key: Step("get_or_set", (key, _Computed(value())))),
+        ("get_or_set", lambda key: Step("get_or_set", (key, _Computed(value())), {"ttl": 36_000.0})),
+        ("clear", lambda key: Step("clear", ())),
+        ("batch", lambda key: Step("set_many", ({key: value(), Name((key.number + 1) % WALK_NAMES): value()},))),
+        ("batch", lambda key: Step("delete_many", ([key],))),
+        ("counter", lambda key: Step("increment", (key, chance.choice((1, -2, 10))))),
+        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), None))),
+        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), Version(key.number)))),
+        ("compare_and_set", lambda key: Step("compare_and_delete", (key, Version(key.number)))),
+        ("binary", lambda key: Step("set_bytes", (key, value().encode()))),
+    ]
+    looks: list[tuple[str | None, Callable[[Name], Step]]] = [
+        (None, lambda key: Step("get", (key,))),
+        ("ttl_query", lambda key: Step("expires_in", (key,))),
+        ("ttl_query", lambda key: Step("expires_in", (key,))),
+        ("batch", lambda key: Step("get_many", ([key, Name((key.number + 1) % WALK_NAMES), key],))),
+        ("compare_and_set", lambda key: Step("get_entry", (key,))),
+        ("binary", lambda key: Step("get_bytes", (key,))),
+    ]
+    may_act = [make for needs, make in actions if needs is None or needs in declared]
+    may_look = [make for needs, make in looks if needs is None or needs in declared]
+    steps = []
+    for _ in range(WALK_STEPS):
+        key = Name(chance.randrange(WALK_NAMES))
+        steps += [chance.choice(may_act)(key), chance.choice(may_look)(key)]
+    return steps
+
+
+def _version_of(step: Step, value: object) -> str | None:
+    """The version that a call gave out."""
+    if isinstance(value, Entry):
+        return value.version
+    return value if step.method == "compare_and_set" and isinstance(value, str) else None
+
+
+def _comparable(step: Step, value: object) -> object:
+    """A result without what differs between two good caches: versions, and the passing of time."""
+    if isinstance(value, Entry):
+        return value.value
+    if step.method == "compare_and_set":
+        return "a version"
+    if step.method == "expires_in" and isinstance(value, float | int):
+        return "a long expiry" if value > 50_000 else "an expiry"
+    return value
