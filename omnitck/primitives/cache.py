@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Protocol
-from unittest import TestCase
 
 import anyio
 
@@ -239,10 +238,15 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
     expiry_query = "ttl_query"
     cells = CacheCells()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if issubclass(cls, TestCase) and "clear" in cls.declared:
-            _check_namespaces(cls)
+    @classmethod
+    def check_suite(cls) -> None:
+        # Certifying `clear` must not empty a cache that is not the rule's alone.
+        parameter = inspect.signature(cls.make_provider).parameters.get("namespace")
+        if "clear" in cls.declared and (parameter is None or parameter.kind is parameter.VAR_KEYWORD):
+            raise UsageError(
+                f"{cls.__qualname__} declares `clear`, which empties a namespace, but its make_provider takes none: write "
+                "`async def make_provider(self, *, namespace: str, **config)` and keep each namespace's keys apart."
+            )
 
     def text_writes(self, store: Any, key: str, value: Any) -> dict[str, Callable[[], Awaitable[object]]]:
         writes = super().text_writes(store, key, value)
@@ -828,16 +832,6 @@ LARGEST_FILLED = 64 * 1024 * 1024
 """Bytes of a capacity beyond which it is not filled."""
 WALK_STEPS = 300
 WALK_NAMES = 3
-
-
-def _check_namespaces(cls: type[CacheContract]) -> None:
-    """Refuse to certify `clear` where it would empty a cache that is not this rule's alone."""
-    parameter = inspect.signature(cls.make_provider).parameters.get("namespace")
-    if parameter is None or parameter.kind is parameter.VAR_KEYWORD:
-        raise UsageError(
-            f"{cls.__qualname__} declares `clear`, which empties a namespace, but its make_provider takes none: write "
-            "`async def make_provider(self, *, namespace: str, **config)` and keep each namespace's keys apart."
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,8 +270,8 @@ class SecretsContract(CommonRules):
     def cells(self) -> SecretCells:
         return SecretCells(self)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    @classmethod
+    def check_suite(cls) -> None:
         given: object = cls.provisioned
         if not isinstance(given, Mapping) or not all(isinstance(each, str) for pair in given.items() for each in pair):
             raise UsageError(f"{cls.__qualname__}.provisioned is no mapping of names to values, all of them str.")
