@@ -46,7 +46,9 @@ Suite = type[unittest.IsolatedAsyncioTestCase]
 BUILT_IN: Mapping[str, str] = {
     "kv_store": "omnitck.primitives.kv_store:KVStoreContract",
     "secrets": "omnitck.primitives.secrets:SecretsContract",
+    "object_storage": "omnitck.primitives.object_storage:ObjectStorageContract",
     "cache": "omnitck.primitives.cache:CacheContract",
+    "document_database": "omnitck.primitives.document_database:DocumentDatabaseContract",
     "multi_tenancy": "omnitck.policies.multi_tenancy:MultiTenancyPolicy",
 }
 """The kit's own contracts and policies. A new one is one file and one line here."""

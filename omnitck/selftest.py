@@ -20,9 +20,11 @@ from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.kit.text import UsageError
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 from omnitck.primitives.cache import CacheContract
+from omnitck.primitives.document_database import DocumentDatabaseContract
 from omnitck.primitives.kv_store import KVStoreContract
+from omnitck.primitives.object_storage import ObjectStorageContract
 from omnitck.primitives.secrets import SecretsContract
-from omnitck.reference import cache, kv_store, secrets
+from omnitck.reference import cache, document_database, kv_store, object_storage, secrets
 from omnitck.reference.client import MemoryClient, MemoryServer
 from omnitck.shared.clock import ManualClock
 
@@ -96,10 +98,40 @@ class _CacheSuite(CacheContract, _Reference):
         )
 
 
+class _ObjectStorageSuite(ObjectStorageContract, _Reference):
+    capabilities = object_storage.CAPABILITIES
+    backend_type = object_storage.MemoryObjectBackend
+    provider: type[object_storage.MemoryObjectStorage] = object_storage.MemoryObjectStorage
+    memory: object_storage.MemoryObjectBackend
+
+    async def make_provider(self, *, tenant_id: str | None = None, namespace: str = "", **config: Any) -> MemoryClient[Any]:
+        self.memory.containers.add(namespace)
+        return self.provider(
+            self.memory, container=namespace, tenant_id=tenant_id, password=CREDENTIAL, capabilities=self.declared
+        )
+
+    async def unreachable_provider(self) -> MemoryClient[Any]:
+        return self.provider(object_storage.MemoryObjectBackend(reachable=False), capabilities=self.declared)
+
+    async def missing_container_provider(self) -> MemoryClient[Any]:
+        return self.provider(self.memory, container="missing", password=CREDENTIAL, capabilities=self.declared)
+
+    async def http_request(self, method: str, url: str, body: bytes = b"") -> tuple[int, bytes]:
+        return self.memory.request(method, url, body)
+
+
+class _DocumentDatabaseSuite(DocumentDatabaseContract, _Reference):
+    capabilities = document_database.CAPABILITIES
+    backend_type = document_database.MemoryDocuments
+    provider = document_database.MemoryDocumentDatabase
+
+
 REFERENCES: dict[str, type[Contract]] = {
     "kv_store": _KVStoreSuite,
     "secrets": _SecretsSuite,
+    "object_storage": _ObjectStorageSuite,
     "cache": _CacheSuite,
+    "document_database": _DocumentDatabaseSuite,
 }
 """For each contract the suite of its reference, without a TestCase, with every capability there is."""
 

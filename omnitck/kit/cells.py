@@ -81,8 +81,8 @@ class Cells(Generic[P]):
         """The versions, cursors and ids that the provider gives out for the cell."""
         raise NotImplementedError
 
-    async def replay(self, provider: P, name: str, handle: str, token: str) -> None:
-        """Use *handle*, however it was come by, to write *token* to the cell."""
+    async def replay(self, provider: P, name: str, handle: str, token: str) -> object:
+        """Use *handle*, however it was come by, to write *token* to the cell, or to read it if that is what it is for."""
         raise NotImplementedError
 
     async def erase_many(self, provider: P, names: list[str]) -> None:
@@ -91,6 +91,14 @@ class Cells(Generic[P]):
 
     def watch(self, provider: P, name: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
         """What happens to the cell *name*."""
+        raise NotImplementedError
+
+    async def url(self, provider: P, name: str) -> str:
+        """A URL with which anybody may read the cell."""
+        raise NotImplementedError
+
+    async def fetch(self, url: str) -> tuple[int, bytes]:
+        """The status and the body that a bare HTTP client gets for *url*."""
         raise NotImplementedError
 
     async def tidy(self, provider: P, touched: str) -> None:

@@ -13,6 +13,7 @@ MT-23 will need locks.
 
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 
@@ -525,3 +526,40 @@ class MultiTenancyPolicy(Policy):
                 await self.cells.read(b, name), token, given="tenant B's cell after tenant A removed that name among others"
             )
             self.same(await self.cells.read(a, name), None, given="tenant A's cell after it removed it")
+
+    @rule("MT-24", "presigned_url")
+    async def test_mt_24_a_url_is_bound_to_its_tenant(self) -> None:
+        """A URL made by one tenant never yields another's bytes, also when its path is replaced by that of the other's URL.
+
+        Catches a signature that does not cover the part of the path which names the tenant. The tenant's own cell, read through
+        the same URL, shows that it works.
+        """
+        a, b = await self.two_tenants()
+        name, token, own = self.key(), self.token(), self.token()
+        await self.cells.write(a, name, token)
+        theirs, mine = await self.cells.url(a, name), await self.cells.url(b, name)
+        tried = {
+            "a URL of tenant B for a name that only tenant A wrote": mine,
+            "tenant B's URL with the path of tenant A's": urlunsplit(
+                urlsplit(mine)._replace(netloc=urlsplit(theirs).netloc, path=urlsplit(theirs).path)
+            ),
+            "tenant B's URL with the id of tenant A": mine.replace(self.tenant("b"), self.tenant("a")),
+        }
+        for given, url in tried.items():
+            with self.case(given):
+                _, body = await self.cells.fetch(url)
+                self.check(
+                    not reveals(text_of(body), token), given=given, expected="not tenant A's bytes", observed=Plain("its bytes")
+                )
+        await self.cells.write(b, name, own)
+        for given, url in tried.items():
+            status, body = await self.cells.fetch(url)
+            shown = text_of(body)
+            self.check(
+                not reveals(shown, token),
+                given=f"{given}, after both wrote it",
+                expected="not tenant A's bytes",
+                observed=Plain("its bytes"),
+            )
+            if url == mine:
+                self.same(shown, own, given=f"tenant B's own URL for its own cell (status {status})")
