@@ -361,6 +361,15 @@ class ReadAsJson(MemoryCache):
         return value[1:-1] if value is not None and len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
+@breaks("CA-KV-04")
+class UniversalNewlines(MemoryCache):
+    """Large text goes to a file, which is read in text mode."""
+
+    async def get(self, key: str) -> str | None:
+        value = await super().get(key)
+        return value.replace("\r\n", "\n").replace("\r", "\n") if value is not None and len(value) > 32_768 else value
+
+
 @breaks("CA-KV-05")
 class CoercedValue(MemoryCache):
     """Numbers are stored as their text."""

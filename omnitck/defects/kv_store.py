@@ -558,6 +558,15 @@ class ReadAsJson(MemoryKVStore):
         return value[1:-1] if value is not None and len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
+@breaks("KV-04")
+class UniversalNewlines(MemoryKVStore):
+    """Large text goes to a file, which is read in text mode."""
+
+    async def get(self, key: str) -> str | None:
+        value = await super().get(key)
+        return value.replace("\r\n", "\n").replace("\r", "\n") if value is not None and len(value) > 32_768 else value
+
+
 @breaks("KV-05")
 class CoercedValue(MemoryKVStore):
     """Numbers are stored as their text."""

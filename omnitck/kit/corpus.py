@@ -4,6 +4,7 @@ __all__ = [
     "AFTER_A_NAME",
     "ILLEGAL_NAMES",
     "ILLEGAL_TENANTS",
+    "LARGE_TEXTS",
     "NAMES",
     "NAMES_AT_THE_START",
     "ODD_TENANTS",
@@ -150,6 +151,12 @@ TEXTS: dict[str, str] = {
     "a replacement character": "\ufffd",
 }
 """Values that something between an application and its backend likes to interpret."""
+
+LARGE_TEXTS: dict[str, str] = {
+    "many line ends": "a\r\nb\nc\rd" * 8192,
+    "the end of a reply, again and again": "END\r\n" * 20_000,
+}
+"""Values that are handled in another way once they are large: in a file, or in several pieces of a reply."""
 
 SEPARATORS: tuple[str, ...] = (
     ":", "/", ".", "-", "_", "#", "@", "!", "|", "||", "::", "//", "%3A", "%2F", "\x1f",

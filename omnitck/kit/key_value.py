@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from omnitck.kit.concurrency import gather, together
 from omnitck.kit.contract import Contract, rule
-from omnitck.kit.corpus import AFTER_A_NAME, TEXTS
+from omnitck.kit.corpus import AFTER_A_NAME, LARGE_TEXTS, TEXTS
 from omnitck.kit.text import describe
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, TCKError
 from omnitck.shared.models import Entry, Put
@@ -115,13 +115,15 @@ class ValueRules(Contract):
 
     @rule("KV-04")
     async def test_kv_04_values_are_not_interpreted(self) -> None:
-        """Every character, and values that spell other types, come back unchanged.
+        r"""Every character, and values that spell other types, come back unchanged.
 
         `0`, `null`, `"x"`, `[]`, base64, a pickle's head, U+0000. Catches JSON that decodes itself, `str(value)`, and a
-        lossy encoding. PostgreSQL's `text` cannot hold U+0000: a provider stores `bytea`.
+        lossy encoding. PostgreSQL's `text` cannot hold U+0000: a provider stores `bytea`. Large values too: diskcache keeps
+        them in files that it reads with universal newlines, and a client of memcached took a reply for complete wherever what
+        had arrived ended in `END\r\n`.
         """
         store: Any = await self.connect()
-        for label, value in TEXTS.items():
+        for label, value in {**TEXTS, **LARGE_TEXTS}.items():
             with self.case(label):
                 key = self.key()
                 await store.set(key, value)

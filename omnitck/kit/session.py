@@ -95,7 +95,9 @@ def _leave_debug_mode() -> None:
     if sys.flags.dev_mode or os.environ.get("PYTHONASYNCIODEBUG") or "asyncio" not in sys.modules:
         return
     with suppress(RuntimeError):  # Another event loop has no such mode.
-        asyncio.get_running_loop().set_debug(False)
+        loop = asyncio.get_running_loop()
+        loop.set_debug(False)
+        loop.slow_callback_duration = float("inf")  # of the step that runs: it began in that mode
 
 
 async def _judge(

@@ -64,7 +64,7 @@ class CacheLimits(Limits):
     """The numbers of a cache."""
 
     capacity_bytes: int = _number(8_388_608)
-    """Below this sum of keys and values, in bytes of UTF-8, nothing is evicted; at least 8 MiB."""
+    """Below this sum, in bytes, nothing is evicted; at least 8 MiB. An item, key and value, counts for 1 KiB at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

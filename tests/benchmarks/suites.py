@@ -3,17 +3,18 @@
 import json
 import subprocess
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.runner import ConcurrentSuite
-from omnitck.selftest import reference_suite
+from omnitck.selftest import REFERENCES, reference_suite
 from tests.benchmarks.measure import Figure, child, in_turns, run_quietly, seconds
 
 __all__ = ["reference", "selftest", "valkey"]
 
 JOBS = 16
+DATA_CONTRACTS = ("secrets", "object_storage", "cache", "document_database")
 
 
 class EmptyTest(unittest.IsolatedAsyncioTestCase):
@@ -22,22 +23,29 @@ class EmptyTest(unittest.IsolatedAsyncioTestCase):
 
 
 def reference() -> Iterator[Figure]:
-    """The reference store with every capability, tenancy, and a clock that the kit moves."""
-    suite = reference_suite("kv_store")
-    outcomes = _outcomes(_tests(suite))
+    """Each reference with every capability, tenancy, and a clock that the kit moves; then all but the first together."""
+    for contract in REFERENCES:
+        suite = reference_suite(contract)
+        yield from _reference(f"{contract}: ", lambda suite=suite: _tests(suite), goals=(2, 1))  # type: ignore[misc]
+    others = [reference_suite(contract) for contract in DATA_CONTRACTS]
+    yield from _reference("four contracts: ", lambda: unittest.TestSuite(map(_tests, others)), goals=(None, 3))
+
+
+def _reference(name: str, tests: Callable[[], unittest.TestSuite], goals: tuple[float | None, float]) -> Iterator[Figure]:
+    outcomes = _outcomes(tests())
     count = len(outcomes)
     least = in_turns(
-        7,
+        5,
         {
-            "in sequence": lambda: seconds(lambda: run_quietly(_tests(suite))),
-            "at once": lambda: seconds(lambda: run_quietly(ConcurrentSuite(_tests(suite), jobs=JOBS))),
+            "in sequence": lambda: seconds(lambda: run_quietly(tests())),
+            f"jobs={JOBS}": lambda: seconds(lambda: run_quietly(ConcurrentSuite(tests(), jobs=JOBS))),
             "empty": lambda: seconds(lambda: run_quietly(unittest.TestSuite(EmptyTest("test_nothing") for _ in range(count)))),
         },
     )
-    for how, which, goal in (("in sequence", "in sequence", 3), (f"jobs={JOBS}", "at once", 1)):
+    for how, goal in zip(("in sequence", f"jobs={JOBS}"), goals, strict=True):
         yield Figure(
-            f"{count} rules of the reference, {how}",
-            least[which],
+            f"{name}{count} rules, {how}",
+            least[how],
             "s",
             f"{count} empty tests",
             least["empty"],

@@ -1,0 +1,1 @@
+"""memcached through emcache."""

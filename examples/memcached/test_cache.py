@@ -1,0 +1,23 @@
+"""Certifies the cache on memcached."""
+
+from unittest import IsolatedAsyncioTestCase
+
+from examples import servers
+from omnitck.policies.multi_tenancy import MultiTenancyPolicy
+from omnitck.primitives.cache import CacheContract
+
+with servers.installed():
+    from examples.memcached.cache import MemcachedCache, make_cache
+
+
+class TestMemcachedCache(servers.OnServer, CacheContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
+    start = servers.memcached
+    capabilities = MemcachedCache.capabilities
+
+    async def make_provider(
+        self, *, namespace: str = "", tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
+    ) -> MemcachedCache:
+        return await make_cache(namespace=namespace, tenant_id=tenant_id, address=address)
+
+    async def unreachable_provider(self) -> MemcachedCache:
+        return await make_cache(address=("127.0.0.1", 1))
