@@ -33,7 +33,7 @@ import time
 from pathlib import Path
 from typing import ClassVar, Self
 
-import diskcache  # type: ignore[import-untyped]
+import diskcache
 
 from examples import arguments
 from omnitck.shared.exceptions import NotFoundError, UnavailableError, UnsupportedError

@@ -18,16 +18,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import ClassVar, Self, TypeVar
 
-import nats.errors
 import nats.js.errors
-from nats.aio.client import Client as Connection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 
 from examples import arguments, servers
-from examples.client import Client, Feed, together
+from examples.client import Feed, together
 from examples.nats_jetstream import bucket
+from examples.nats_jetstream.client import NEVER, NATSClient
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, UnavailableError
 from omnitck.shared.models import Change, Entry, Limits
 
@@ -36,10 +35,7 @@ __all__ = ["NATSKVStore", "make_store"]
 T = TypeVar("T")
 
 
-NEVER = 60  # seconds: nats-py insists on time limits of its own; `Client` has the one that counts
-
-
-class NATSKVStore(Client):
+class NATSKVStore(NATSClient):
     """A store in the bucket that `bucket.create_bucket` made, on the server at *url*."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
@@ -50,17 +46,11 @@ class NATSKVStore(Client):
         key_bytes=256, value_bytes=2**19, min_ttl=0.1, ttl_resolution=0.1, page_size=100, batch_size=100
     )
 
-    _unavailable = (OSError, TimeoutError, nats.errors.Error)
-    _denied = (nats.errors.AuthorizationError,)
-
     def __init__(self, url: str, tenant_id: str | None = None) -> None:
-        super().__init__()
+        super().__init__(url)
         tenant = arguments.encode_tenant(tenant_id)
         # A token of its own, and tokens hold no dot: "n" for no tenant, "t" and the id for one.
         self._space = f"$KV.{bucket.BUCKET}.{f't{bucket.escape(tenant)}' if tenant else 'n'}."
-        self._url = url
-        self._connection: Connection | None = None
-        self._connecting = asyncio.Lock()
         self._counting = asyncio.Lock()
 
     @classmethod
@@ -226,33 +216,6 @@ class NATSKVStore(Client):
     def _key(self, subject: str) -> bytes:
         return bucket.key(self._space, subject)
 
-    async def _open(self) -> Connection:
-        """The connection, opened anew if it was lost."""
-        async with self._connecting:
-            if self._connection is not None and self._connection.is_connected:
-                return self._connection
-
-            connection = Connection()
-            try:
-                # Reconnecting is done here, by the next request: nats-py would hold requests back meanwhile, and send
-                # them long after their callers were told that they had failed.
-                await connection.connect(
-                    self._url,
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    connect_timeout=NEVER,
-                    ping_interval=2,  # how a connection that only seems to be there is found out
-                    max_outstanding_pings=2,
-                    error_cb=_ignore,  # nats-py would log it; the request that it concerns fails anyway
-                    closed_cb=self._lost,
-                )
-            except BaseException:
-                await connection.close()
-                raise
-            self._connection = connection
-            return connection
-
     async def _lost(self) -> None:
         for feed in list(self._feeds):
             feed.end(UnavailableError("watch: the connection was lost; changes may have been missed"))
@@ -328,13 +291,6 @@ class NATSKVStore(Client):
         while subscriptions:
             with contextlib.suppress(*self._unavailable):
                 await subscriptions.pop().unsubscribe()
-
-    async def _release(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-
-
-async def _ignore(error: Exception) -> None: ...
 
 
 async def make_store(*, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object) -> NATSKVStore:

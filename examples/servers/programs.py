@@ -157,7 +157,7 @@ def _start_moto(name: str) -> Server:
             raise Missing(EXAMPLES)
 
     def command(process: Process, port: int) -> Sequence[str | Path]:
-        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        return [sys.executable, Path(__file__).with_name("moto_server.py"), str(port)]
 
     def ready(process: Process) -> bool:
         """Asks each service once: moto imports it with its first request, which a test would have to wait for."""

@@ -731,7 +731,7 @@ class ObjectStorageContract(CommonRules):
             listed = [key for key in await self.listed(store, "") if self.namespace in key]
             self.check_listing(listed, keys.values(), "list_objects() of these keys")
 
-    @rule("OB-13")
+    @rule("OB-13", deadline=30)
     async def test_ob_13_no_key_leads_out_of_the_namespace(self) -> None:
         """No key reaches an object beside its namespace: it stays unread, unchanged, undeleted and unlisted.
 

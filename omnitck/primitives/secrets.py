@@ -475,7 +475,7 @@ class SecretsContract(CommonRules):
             for (name, value), answer in zip(asked, answers, strict=True):
                 self.same_secret(answer, value, given=f"get({describe(name)}), {round}, beside 49 others")
 
-    @rule("SE-04")
+    @rule("SE-04", deadline=60)
     async def test_se_04_white_space_survives(self) -> None:
         """White space at either end, line ends of both kinds, and the final newline of a PEM block survive.
 
@@ -483,7 +483,7 @@ class SecretsContract(CommonRules):
         """
         await self._check_exact(WHITE_SPACE)
 
-    @rule("SE-05")
+    @rule("SE-05", deadline=60)
     async def test_se_05_values_are_not_interpreted(self) -> None:
         """`$VAR`, `${x}`, `{{x}}`, `%s`, quotes, backslashes, `#`, what looks like JSON, YAML or a number: none is interpreted.
 
@@ -491,7 +491,7 @@ class SecretsContract(CommonRules):
         """
         await self._check_exact(INTERPRETED)
 
-    @rule("SE-06")
+    @rule("SE-06", deadline=60)
     async def test_se_06_any_text_survives(self) -> None:
         """Text beyond ASCII, and text of many lines and 16 KiB, or as long as `value_bytes` says, survives.
 

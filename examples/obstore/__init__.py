@@ -1,0 +1,1 @@
+"""The library obstore (object_store of Rust) as it is: what it differs in is declared, not repaired."""

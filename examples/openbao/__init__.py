@@ -1,0 +1,1 @@
+"""OpenBao, whose API is that of HashiCorp's Vault, through httpx."""
