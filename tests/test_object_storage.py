@@ -74,6 +74,24 @@ class TestCore(ObjectStorageContract, unittest.IsolatedAsyncioTestCase):
         return NaiveObjectStorage()
 
 
+class TestLargeStreams(unittest.TestCase):
+    """What OB-20 asks of a provider that holds objects of this size."""
+
+    def test_64_mib_need_the_memory_of_few_parts(self) -> None:
+        limits = ObjectLimits(value_bytes=64 * 1024 * 1024, part_bytes=1024 * 1024)
+
+        async def make_provider(self: Any, *, namespace: str = "", **config: Any) -> MemoryObjectStorage:
+            return MemoryObjectStorage(MemoryObjectBackend(limits=limits), capabilities=self.declared)
+
+        suite = type(
+            "Large",
+            (ObjectStorageContract, unittest.IsolatedAsyncioTestCase),
+            {"make_provider": make_provider, "capabilities": {"stat", "streaming"}, "limits": limits},
+        )
+        outcome, _ = outcome_of(suite, "test_ob_20_streams_need_little_memory")
+        self.assertEqual((outcome.outcome, outcome.message), (Status.PASSED, ""))
+
+
 class TestSuites(unittest.TestCase):
     def test_each_declares_everything_there_is(self) -> None:
         for suite in (TestReference, TestReferenceOnTrio, TestReferenceInRealTime):

@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "imports": startup.imports,
     "memory": startup.memory,
     "checker": histories.checker,
+    "streaming": suites.streaming,
     "valkey": suites.valkey,
     "selftest": suites.selftest,
 }
