@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-__all__ = ["Connection", "Connections"]
+__all__ = ["Connection", "Connections", "connected"]
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -57,7 +57,7 @@ class Connections:
             await self._idle.pop().close()
 
     async def _open(self) -> Connection:
-        return await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        return await connected(self._url)
 
     def _take(self) -> Connection | None:
         """The idle connection that was used last. One whose socket has something to say was cut meanwhile."""
@@ -69,3 +69,15 @@ class Connections:
                 return connection
             connection.pgconn.finish()
         return None
+
+
+async def connected(url: str) -> Connection:
+    """A new connection to the database at *url*, in autocommit mode; what cannot be had is a `ConnectionError`.
+
+    psycopg's own exception keeps all settings of the connection in an attribute, the password among them.
+    """
+    try:
+        return await psycopg.AsyncConnection.connect(url, autocommit=True)
+    except psycopg.OperationalError as error:
+        failure = ConnectionError(str(error))
+    raise failure

@@ -724,7 +724,8 @@ class CommonRules(Contract):
     async def test_com_24_credentials_are_not_shown(self) -> None:
         """Neither `repr` and `str` of the provider, nor its log records, nor its exceptions contain a credential.
 
-        In plain, base64, hexadecimal, URL or JSON form. Catches a DSN with its password in a `repr`.
+        In plain, base64, hexadecimal, URL or JSON form, in the text of an exception, its arguments or its attributes. Catches a
+        DSN with its password in a `repr`. psycopg's exception of a connection that failed keeps its settings in an attribute.
         """
         shown: dict[str, str] = {}
         records = _Records()
