@@ -13,13 +13,15 @@ badly:
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Hashable, Iterable
 from typing import Any, ClassVar, Self, TypeVar
 
 from omnitck.shared.exceptions import ClosedError, PermissionDeniedError, TCKError, UnavailableError
 from omnitck.shared.models import Change
 
-__all__ = ["PATIENCE", "Client", "Feed", "together"]
+__all__ = ["PATIENCE", "Client", "Feed", "Turns", "together"]
 
 T = TypeVar("T")
 
@@ -169,6 +171,38 @@ class Client:
         """Tell *task* to stop, now and, if it still tidies up then, in a while."""
         task.cancel()
         asyncio.get_running_loop().call_later(TIDYING, task.cancel)
+
+
+class Turns:
+    """Who may change what: a client whose own tasks change one thing would otherwise only meet its own conflicts.
+
+    To wait for a turn costs no patience, which begins with the request. Yet nobody waits for a silent backend over and over:
+    when one fails, all fail who were waiting then.
+    """
+
+    def __init__(self) -> None:
+        self._turns: weakref.WeakValueDictionary[Hashable, _Turn] = weakref.WeakValueDictionary()
+
+    @contextlib.asynccontextmanager
+    async def of(self, what: Hashable) -> AsyncIterator[None]:
+        """The body's turn to change *what*."""
+        turn = self._turns.setdefault(what, _Turn())
+        failures = turn.failures
+        async with turn.lock:
+            if turn.failures != failures:
+                raise UnavailableError("the backend failed while this was waiting for its turn") from turn.cause
+            try:
+                yield
+            except UnavailableError as error:
+                turn.failures, turn.cause = turn.failures + 1, error
+                raise
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.failures = 0
+        self.cause: UnavailableError | None = None
 
 
 async def together(requests: Iterable[Awaitable[T]]) -> list[T]:

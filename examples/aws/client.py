@@ -1,8 +1,7 @@
 """What the adapters of all AWS services share: the client of aiobotocore, its settings, and what its errors mean."""
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import aiohttp
 from aiobotocore.config import AioConfig
@@ -15,8 +14,6 @@ from examples.servers import split_url
 from omnitck.shared.exceptions import PermissionDeniedError
 
 __all__ = ["DENIED", "AWSClient", "code_of", "status_of"]
-
-T = TypeVar("T")
 
 REGION = "us-east-1"
 
@@ -84,20 +81,19 @@ class AWSClient(Client):
 
     async def _request(self, what: str, operation: str, **arguments: Any) -> Any:
         """The answer to one request: *operation* is the method of aiobotocore's client."""
-        return await self._call(what, _allowed(getattr(self._aws, operation), arguments))
+        return await self._call(what, self._send(operation, **arguments))
+
+    async def _send(self, operation: str, **arguments: Any) -> Any:
+        """The same within a `_call`; a refusal of the credentials is told apart from a failure."""
+        try:
+            return await getattr(self._aws, operation)(**arguments)
+        except ClientError as error:
+            if code_of(error) in DENIED:
+                raise PermissionDeniedError("the backend refused the credentials") from error
+            raise
 
     async def _release(self) -> None:
         await self._stack.aclose()
-
-
-async def _allowed(operation: Callable[..., Awaitable[T]], arguments: Mapping[str, Any]) -> T:
-    """The answer to *operation*; a refusal of the credentials is told apart from a failure."""
-    try:
-        return await operation(**arguments)
-    except ClientError as error:
-        if code_of(error) in DENIED:
-            raise PermissionDeniedError("the backend refused the credentials") from error
-        raise
 
 
 def code_of(error: BaseException | None) -> str:

@@ -8,28 +8,16 @@ keys, with no LIKE and nothing to escape in it.
 server to lose.
 """
 
-import asyncio
-import atexit
 import math
-import shutil
-import sqlite3
-import tempfile
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
-
-import aiosqlite
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import ClassVar
 
 from examples import arguments
-from examples.client import Client
+from examples.sqlite.connections import Row, SQLiteClient, folder
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
 from omnitck.shared.models import Entry, Expect, Limits, Put, Remove
 
 __all__ = ["SQLiteKVStore", "make_store"]
-
-T = TypeVar("T")
-Row = tuple[Any, ...]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -52,12 +40,11 @@ LIVE = f"tenant = :tenant AND expires > {NOW}"
 
 PUT = f"INSERT OR REPLACE INTO entries (tenant, key, value, expires) VALUES (:tenant, :key, :value, {NOW} + :ttl)"
 
-LOCK_WAIT = 30.0
-"""Seconds to wait for another writer of the file; writes last well under a millisecond."""
 
+class SQLiteKVStore(SQLiteClient):
+    """A store in one SQLite file; processes and threads may share it."""
 
-class SQLiteKVStore(Client):
-    """A store in the SQLite file at *path*; processes and threads may share it."""
+    schema = SCHEMA
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
         "compare_and_set ttl list_prefix batch counter transaction linearizable binary lifecycle validation shared limits".split()
@@ -65,30 +52,6 @@ class SQLiteKVStore(Client):
     limits: ClassVar[Limits] = Limits(
         key_bytes=1024, value_bytes=2**20, min_ttl=0.1, ttl_resolution=0.1, page_size=100, batch_size=100
     )
-
-    _unavailable = (OSError, TimeoutError, sqlite3.Error, ValueError)  # aiosqlite: ValueError on a closed connection
-
-    def __init__(self, connection: aiosqlite.Connection, tenant_id: str | None = None) -> None:
-        super().__init__(patience=2 * LOCK_WAIT)
-        self._connection = connection
-        self._tenant = arguments.encode_tenant(tenant_id)
-        self._turn = asyncio.Lock()
-
-    @classmethod
-    async def connect(cls, path: str | Path, *, tenant_id: str | None = None) -> Self:
-        """Open the file at *path*, creating it and its table where they are missing."""
-        arguments.encode_tenant(tenant_id)
-        connection = await aiosqlite.connect(path, timeout=LOCK_WAIT, isolation_level=None)  # None: autocommit
-        try:
-            # Readers and the writer do not wait for each other, and a power cut costs the last moments at most.
-            # The file remembers the first setting, so that mostly nothing changes here.
-            await connection.execute("PRAGMA journal_mode = WAL")
-            await connection.execute("PRAGMA synchronous = NORMAL")
-            await connection.execute(SCHEMA)
-            return cls(connection, tenant_id)
-        except BaseException:
-            connection.stop()
-            raise
 
     async def get(self, key: str) -> str | None:
         """The value of *key*, or None."""
@@ -253,48 +216,9 @@ class SQLiteKVStore(Client):
         rows = await self._execute(f"{select} WHERE {LIVE} AND key = :key", key=key)
         return rows[0] if rows else None
 
-    async def _query(self, sql: str, **parameters: object) -> list[Row]:
-        """One statement as an operation: atomic, and whole in the worker thread even if it is cancelled meanwhile."""
-        async with self._turn:  # else it would join the transaction of another task, the connection being the same
-            return await self._execute(sql, **parameters)
-
-    async def _transaction(self, work: Callable[[], Awaitable[T]]) -> T:
-        """*work* as an operation: all of it or nothing."""
-        async with self._turn:
-            try:
-                await self._execute("BEGIN IMMEDIATE")  # takes the write lock now: what is read cannot change until COMMIT
-                result = await work()
-                await self._execute("COMMIT")
-            except BaseException:
-                # Also when cancelled. The worker takes its orders in turn, so this one is carried out whatever becomes
-                # of the await; after COMMIT, or without BEGIN, it does nothing.
-                await self._connection.rollback()
-                raise
-        return result
-
-    async def _execute(self, sql: str, **parameters: object) -> list[Row]:
-        rows = await self._connection.execute_fetchall(sql, {"tenant": self._tenant, **parameters})
-        return list(rows)  # type: ignore[arg-type]
-
-    async def _release(self) -> None:
-        await self._connection.close()
-
-
-_folders: list[Path] = []
-_folders_lock = threading.Lock()
-
-
-def _folder() -> Path:
-    """This process's own folder, removed at its end."""
-    with _folders_lock:  # `functools.cache` would let two threads make one each
-        if not _folders:
-            _folders.append(Path(tempfile.mkdtemp(prefix="omnitck-sqlite-")))
-            atexit.register(shutil.rmtree, _folders[0], ignore_errors=True)
-        return _folders[0]
-
 
 async def make_store(*, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object) -> SQLiteKVStore:
     """A client of this process's own file."""
     if address is not None:
         raise UnsupportedError("SQLite is embedded: there is no address to connect to")
-    return await SQLiteKVStore.connect(_folder() / "kv.sqlite", tenant_id=tenant_id)
+    return await SQLiteKVStore.connect(folder() / "kv.sqlite", tenant_id=tenant_id)

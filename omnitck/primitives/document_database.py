@@ -684,7 +684,7 @@ class DocumentDatabaseContract(CommonRules):
 
     # Concurrency
 
-    @rule("DB-16")
+    @rule("DB-16", deadline=60)
     async def test_db_16_concurrent_updates_all_survive(self) -> None:
         """Concurrent `$set`s of different fields of one document all survive.
 
@@ -713,7 +713,7 @@ class DocumentDatabaseContract(CommonRules):
             "a document after 10 tasks each set fields of their own in it",
         )
 
-    @rule("DB-17")
+    @rule("DB-17", deadline=60)
     async def test_db_17_an_update_is_seen_whole(self) -> None:
         """A reader never sees part of a `$set` of several fields.
 
@@ -1107,7 +1107,7 @@ class DocumentDatabaseContract(CommonRules):
         )
         self.same_documents(await database.find_many(where, {}, projection=None), documents, "find_many with projection=None")
 
-    @rule("DB-25", "update_operators")
+    @rule("DB-25", "update_operators", deadline=60)
     async def test_db_25_operators_change_in_one_step(self) -> None:
         """50 concurrent `$inc`s add up exactly, 50 `$push`es all arrive; on a value of another type both are refused.
 

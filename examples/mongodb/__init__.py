@@ -1,0 +1,1 @@
+"""SecantusDB, which speaks MongoDB's protocol, through pymongo's asynchronous client."""

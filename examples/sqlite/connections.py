@@ -1,0 +1,131 @@
+"""What the adapters of SQLite share: opening a file, one statement or several as one step, and this process's own folder.
+
+A client has one connection, whose statements run in a thread of their own, one after another.
+"""
+
+import asyncio
+import atexit
+import shutil
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import aiosqlite
+
+from examples import arguments
+from examples.client import Client
+from omnitck.shared.exceptions import PermissionDeniedError, UnavailableError
+
+__all__ = ["LOCK_WAIT", "Row", "SQLiteClient", "folder", "open_file"]
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+LOCK_WAIT = 30.0
+"""Seconds to wait for another writer of the file; writes last well under a millisecond."""
+
+DENIED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+
+class SQLiteClient(Client):
+    """Base of the adapters: a connection to one file, and whose turn it is on it."""
+
+    schema: ClassVar[str]
+    """The statement that creates the table where it is missing."""
+
+    _unavailable = (OSError, TimeoutError, sqlite3.Error, ValueError)  # aiosqlite: ValueError on a closed connection
+
+    def __init__(self, connection: aiosqlite.Connection, tenant_id: str | None = None) -> None:
+        super().__init__(patience=2 * LOCK_WAIT)
+        self._connection = connection
+        self._tenant = arguments.encode_tenant(tenant_id)
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def connect(cls, path: str | Path, *, tenant_id: str | None = None) -> Self:
+        """Open the file at *path*, creating it and its table where they are missing.
+
+        `UnavailableError` if it cannot be opened or is no database, `PermissionDeniedError` if it must be written and may not.
+        """
+        arguments.encode_tenant(tenant_id)
+        connection = await open_file(path, cls.schema)
+        return cls(connection, tenant_id)
+
+    async def _query(self, sql: str, **parameters: object) -> list[Row]:
+        """One statement as an operation: atomic, and whole in the worker thread even if it is cancelled meanwhile."""
+        async with self._turn:  # else it would join the transaction of another task, the connection being the same
+            return await self._execute(sql, **parameters)
+
+    async def _transaction(self, work: Callable[[], Awaitable[T]]) -> T:
+        """*work* as an operation: all of it or nothing."""
+        async with self._turn:
+            try:
+                await self._execute("BEGIN IMMEDIATE")  # takes the write lock now: what is read cannot change until COMMIT
+                result = await work()
+                await self._execute("COMMIT")
+            except BaseException:
+                # Also when cancelled. The worker takes its orders in turn, so this one is carried out whatever becomes
+                # of the await; after COMMIT, or without BEGIN, it does nothing.
+                await self._connection.rollback()
+                raise
+        return result
+
+    async def _execute(self, sql: str, **parameters: object) -> list[Row]:
+        try:
+            rows = await self._connection.execute_fetchall(sql, {"tenant": self._tenant, **parameters})
+        except sqlite3.OperationalError as error:
+            if _code(error) in DENIED:
+                raise _refused(sql.split()[0], error) from error
+            raise
+        return list(rows)  # type: ignore[arg-type]
+
+    async def _release(self) -> None:
+        await self._connection.close()
+
+
+async def open_file(path: str | Path, *statements: str) -> aiosqlite.Connection:
+    """A connection in autocommit mode, on which *statements* have been executed."""
+    what = f"open {str(path)!r}"
+    try:
+        connection = await aiosqlite.connect(path, timeout=LOCK_WAIT, isolation_level=None)  # None: autocommit
+    except sqlite3.Error as error:
+        raise _refused(what, error) from error
+    try:
+        # Readers and the writer do not wait for each other, and a power cut costs the last moments at most.
+        # The file remembers the first setting, so that mostly nothing changes here.
+        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", *statements):
+            await connection.execute(statement)
+    except sqlite3.Error as error:
+        connection.stop()
+        raise _refused(what, error) from error
+    except BaseException:
+        connection.stop()
+        raise
+    return connection
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary code: the lowest byte of the extended one."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _refused(what: str, error: sqlite3.Error) -> PermissionDeniedError | UnavailableError:
+    if _code(error) in DENIED:
+        return PermissionDeniedError(f"{what}: the file may not be written")
+    return UnavailableError(f"{what}: the file cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})")
+
+
+_folders: list[Path] = []
+_folders_lock = threading.Lock()
+
+
+def folder() -> Path:
+    """This process's own folder, removed at its end."""
+    with _folders_lock:  # `functools.cache` would let two threads make one each
+        if not _folders:
+            _folders.append(Path(tempfile.mkdtemp(prefix="omnitck-sqlite-")))
+            atexit.register(shutil.rmtree, _folders[0], ignore_errors=True)
+        return _folders[0]
