@@ -5,6 +5,8 @@ adds a secret meanwhile. Here one request is worked on at a time, once all of it
 """
 
 import io
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -17,7 +19,10 @@ __all__ = ["main"]
 
 
 def main(port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is told to end; a shell may have started it with SIGINT ignored."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: os._exit(0))
+
     moto = DomainDispatcherApplication(create_backend_app)
     working = threading.Lock()
 
