@@ -5,8 +5,10 @@ selftest failed, 5 nothing ran.
 """
 
 import argparse
+import ast
 import functools
 import inspect
+import itertools
 import json
 import os
 import sys
@@ -17,11 +19,12 @@ from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from omnitck import __version__
-from omnitck.kit.contract import HOOKS, PROFILES, Contract, Policy, known_capabilities, rules_of
+from omnitck.kit.contract import HOOKS, PRODUCTION, PROFILES, Contract, Policy, known_capabilities, rules_of
 from omnitck.kit.text import UsageError, describe, suggest
 from omnitck.loader import BUILT_IN, Recipe, find, registered
 from omnitck.report.certificate import Certificate
 from omnitck.report.terminal import Printer, Progress, standard_output, summarize
+from omnitck.shared.models import Limits
 
 __all__ = ["main"]
 
@@ -464,13 +467,19 @@ def _specification(contract: type[Contract]) -> Iterator[str]:
         yield f"```python\n{inspect.getsource(protocol).rstrip()}\n```"
     if not issubclass(contract, Policy):
         yield "## Capabilities"
+        demanded = PROFILES["production"] | contract.production
+        known = sorted(known_capabilities(contract), key=lambda each: (each in demanded, each))
+        promises = {name: f": {text}" for name, text in PRODUCTION.items()}
         yield "\n".join(
-            [f"- `{each}`" for each in sorted(contract.own_capabilities - contract.production)]
-            + [f"- `{each}` (profile `production`)" for each in sorted(PROFILES["production"] | contract.production)]
+            f"- `{each}`{' (profile `production`)' if each in demanded else ''}{promises.get(each, '')}" for each in known
         )
+        yield "## Limits"
+        limits = _attributes(Limits) | _attributes(contract.limits_type)
+        yield "\n".join(f"- `{name}`: {text}" for name, text in limits.items())
     yield "## Hooks"
-    hooks = (*HOOKS, *contract.hooks)
-    yield "\n".join(f"- `{hook}`: {_on_one_line(inspect.getdoc(getattr(contract, hook)))}" for hook in hooks)
+    hooks = {hook: _on_one_line(inspect.getdoc(getattr(contract, hook))) for hook in (*HOOKS, *contract.hooks)}
+    hooks |= {name: text for name, text in _attributes(contract).items() if name in contract.data}
+    yield "\n".join(f"- `{name}`: {text}" for name, text in hooks.items())
     yield "## Rules"
     for rule in rules_of(contract):
         id = rule.id_in(contract.prefix)
@@ -481,6 +490,17 @@ def _specification(contract: type[Contract]) -> Iterator[str]:
         if defects := _defects().get(id):
             yield "Defects that break it:"
             yield "\n".join(f"- `{name}`: {story}" for name, story in defects.items())
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """What the text after each attribute of *cls* says of it."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for attribute, text in itertools.pairwise(definition.body):
+        if isinstance(attribute, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[ast.unparse(attribute.target)] = _on_one_line(str(text.value.value))
+    return found
 
 
 # selftest

@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 from omnitck.cli import main
+from omnitck.loader import BUILT_IN, find
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -229,6 +230,30 @@ class TestReading(CommandLine):
         for defect in document["defects"]:
             self.assertIn(f"{defect['name']}: {defect['story']}", text)
         self.refused("unknown rule 'KV-1'; did you mean", "explain", "KV-1")
+
+    def test_spec_tells_an_implementor_everything(self) -> None:
+        """The language of documents, capabilities without a method, limits with their floors, hooks, and data of a suite."""
+        parts = {
+            "document_database": (
+                "A *filter* is a `dict`",
+                "## Capability `query_operators`",
+                "- `document_bytes`: Largest document",
+            ),
+            "secrets": (
+                "- `provisioned`: Secrets that exist already",
+                "- `key_bytes`: Longest name, in bytes; at least 64.",
+                "- `shared` (profile `production`): several",
+            ),
+        }
+        for name, expected in parts.items():
+            text = self.run_it("spec", name)[1]
+            for part in expected:
+                self.assertIn(part, text)
+        for name in BUILT_IN:
+            contract: Any = find(name)
+            for capability, protocol in contract.protocols.items():
+                if capability:
+                    self.assertTrue((protocol.__doc__ or "").startswith(f"Capability `{capability}`"), (name, capability))
 
     def test_spec_is_written_and_checked(self) -> None:
         status, output, _ = self.run_it("spec", "kv_store")

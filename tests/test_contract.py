@@ -2,7 +2,7 @@
 
 import unittest
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from omnitck.kit.cells import Cells
 from omnitck.kit.concurrency import Attempt
@@ -18,7 +18,7 @@ class BoxContract(Contract):
 
     name = "box"
     prefix = "BOX"
-    own_capabilities = frozenset({"lid", "lock"})
+    protocols: ClassVar = dict.fromkeys(("lid", "lock"), Protocol)
     extra_needs: ClassVar = {"COM-90": frozenset({"lock"})}
 
     @rule("BOX-01")
@@ -52,7 +52,7 @@ class CrateContract(Contract):
 
     name = "crate"
     prefix = "CR"
-    own_capabilities = frozenset({"lid", "wheels"})
+    protocols: ClassVar = dict.fromkeys(("lid", "wheels"), Protocol)
     production = frozenset({"wheels"})
     without_subject = frozenset({"COM-90"})
     hooks = ("nail",)

@@ -238,10 +238,12 @@ class Echo:
     """The protocol."""
     async def echo(self, text: str) -> str: ...
 
+class Loud:
+    """A promise."""
+
 class EchoContract(omnitck.Contract):
     """Certifies an echo."""
-    name, prefix, protocols = "echo", "EC", {"": Echo}
-    own_capabilities = frozenset({"loud"})
+    name, prefix, protocols = "echo", "EC", {"": Echo, "loud": Loud}
 
     @omnitck.rule("EC-01")
     async def test_ec_01_first(self):

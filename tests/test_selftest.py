@@ -2,7 +2,7 @@
 
 import os
 import unittest
-from typing import Any
+from typing import Any, ClassVar, Protocol
 from unittest import mock
 
 from omnitck import selftest
@@ -35,7 +35,7 @@ class Toy:
 class ToyContract(Contract):
     name = "toy"
     prefix = "TOY"
-    own_capabilities = frozenset({"light"})
+    protocols: ClassVar = {"light": Protocol}
 
     @rule("TOY-01")
     async def test_toy_01_it_rings(self) -> None:

@@ -3,7 +3,7 @@
 import re
 import unittest
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from omnitck.kit.contract import Contract, rule
 from omnitck.kit.session import NotProvoked
@@ -30,7 +30,7 @@ def judge(provider: Callable[[], object] | None = None, body: Callable[..., Awai
     class ThingContract(Contract):
         name = "thing"
         prefix = "TH"
-        own_capabilities = frozenset({"extra", "more"})
+        protocols: ClassVar = dict.fromkeys(("extra", "more"), Protocol)
 
         @rule("TH-01", *needs, hook=hook)
         async def test_th_01_it_works(self) -> None:

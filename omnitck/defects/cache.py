@@ -411,7 +411,7 @@ class CreateOverwrites(MemoryCache):
             super().check_version(key, expected)
 
 
-@breaks("CA-KV-16")
+@breaks("CA-KV-16", "CA-26")
 class EarlierVersion(MemoryCache):
     """`compare_and_set` returns the version that it has replaced."""
 
@@ -620,7 +620,7 @@ class InheritedExpiry(MemoryCache):
             self.backend.items[slot] = replace(self.backend.items[slot], deadline=before.deadline)
 
 
-@breaks("CA-09", "CA-13", "CA-14")
+@breaks("CA-09", "CA-13", "CA-14", "CA-26")
 class SlidingExpiry(MemoryCache):
     """Every read gives the value its whole time again."""
 

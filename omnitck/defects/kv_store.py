@@ -486,7 +486,7 @@ class OneDeadline(MemoryKVStore):
                 self.backend.items[cell] = replace(item, deadline=deadline)
 
 
-@breaks("KV-CA-15")
+@breaks("KV-CA-15", "KV-32")
 class CountingGhost(MemoryKVStore):
     """`increment` goes on counting from a value that has expired."""
 
@@ -637,7 +637,7 @@ class LeftoverExpiry(MemoryKVStore):
         return super().put(key, data, deadline if deadline is not None else left)
 
 
-@breaks("KV-11", "KV-14", "MT-04", "MT-19")
+@breaks("KV-11", "KV-14", "MT-04", "MT-19", "KV-32")
 class ReadRepair(MemoryKVStore):
     """Every read writes the value back, under a new version."""
 
@@ -728,7 +728,7 @@ class CreateOverwrites(MemoryKVStore):
             super().check_version(key, expected)
 
 
-@breaks("KV-16")
+@breaks("KV-16", "KV-32")
 class EarlierVersion(MemoryKVStore):
     """`compare_and_set` returns the version that it has replaced."""
 
@@ -746,7 +746,7 @@ class CreatesOnMissing(MemoryKVStore):
             super().check_version(key, expected)
 
 
-@breaks("KV-18")
+@breaks("KV-18", "KV-32")
 class VersionOfValue(MemoryKVStore):
     """The version is a hash of the value."""
 

@@ -6,11 +6,13 @@ a request was sent and its reply not yet read. Timers hit such a point by luck; 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
+
+from omnitck.kit.concurrency import Call
 
 __all__ = ["Interrupted", "cancel_at", "sweep"]
 
@@ -35,7 +37,7 @@ class Interrupted:
 class Stepped:
     """Awaits *call*, and calls *cancel* at its suspension number *at*."""
 
-    def __init__(self, call: Callable[[], Awaitable[object]], at: int) -> None:
+    def __init__(self, call: Call[object], at: int) -> None:
         self._call = call
         self._at = at
         self.steps = 0
@@ -66,7 +68,7 @@ class Stepped:
                 resume = coroutine.throw
 
 
-async def cancel_at(call: Callable[[], Awaitable[object]], step: int, *, within: float = 2.0) -> Interrupted:
+async def cancel_at(call: Call[object], step: int, *, within: float = 2.0) -> Interrupted:
     """Run *call* and cancel it at its suspension point number *step*; wait at most *within* seconds for it to end."""
     stepped = Stepped(call, step)
     try:
@@ -123,9 +125,7 @@ async def _in_scope(stepped: Stepped, step: int, within: float) -> Interrupted:
     return interrupted
 
 
-async def sweep(
-    make: Callable[[], Callable[[], Awaitable[object]]], *, within: float = 2.0, most: int = MOST_STEPS
-) -> AsyncIterator[Interrupted]:
+async def sweep(make: Callable[[], Call[object]], *, within: float = 2.0, most: int = MOST_STEPS) -> AsyncIterator[Interrupted]:
     """Cancel a fresh call at its first suspension point, the next one at its second, until one ends before it is reached.
 
     Yields after each, so that the caller can look at what the cancelled call left.

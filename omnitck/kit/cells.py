@@ -26,8 +26,8 @@ class Operation:
     """`call(provider, name, token)`: an operation that writes stores *token*."""
     method: str
     """The method of the protocol that it calls."""
-    capability: str | None = None
-    """The capability that brings it; None for the core."""
+    capability: str = ""
+    """The capability that brings it; empty for the core."""
     argument: str | None = None
     """The optional parameter of *method* that the capability brings, if it brings no method."""
     writes: bool = False

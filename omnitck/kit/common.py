@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Protocol, Self
@@ -20,7 +20,7 @@ import anyio
 from omnitck.kit.canary import error_text, reveals
 from omnitck.kit.cancellation import sweep
 from omnitck.kit.cells import Operation
-from omnitck.kit.concurrency import attempt, gather, together
+from omnitck.kit.concurrency import Call, attempt, gather, together
 from omnitck.kit.contract import Contract, Plain, has_hook, known_capabilities, rule
 from omnitck.kit.corpus import ILLEGAL_NAMES, NAMES, NAMES_AT_THE_START
 from omnitck.kit.faults import FaultProxy
@@ -170,7 +170,7 @@ class CommonRules(Contract):
         name, token = self.key(), self.token()
         self.same(await self.cells.read(reader, name), None, given="a cell that nobody wrote")
         await self.cells.write(writer, name, token)
-        await self.wait(self.numbers().staleness)
+        await self.settle()
         self.same(await self.cells.read(reader, name), token, given="a cell written by another client, which is open")
         newcomer = await self.connect()
         self.same(await self.cells.read(newcomer, name), token, given="a cell written before this client connected")
@@ -268,9 +268,7 @@ class CommonRules(Contract):
             warnings.simplefilter("always", ResourceWarning)
             async with self._client_of_its_own() as client:
                 names = [self.key() for _ in range(20)]
-                calls: list[Callable[[], Awaitable[object]]] = [
-                    partial(self.cells.use, client, name, self.token()) for name in names
-                ]
+                calls: list[Call[object]] = [partial(self.cells.use, client, name, self.token()) for name in names]
                 with anyio.move_on_after(ANSWER_SECONDS * self.patience) as scope:
                     *tried, _ = await together([*calls, client.close])
                 self.check(
@@ -360,7 +358,7 @@ class CommonRules(Contract):
                     observed=Plain(describe_error(error) + (" without a __cause__" if said else "")),
                 )
 
-    async def _eventually(self, call: Callable[[], Awaitable[object]]) -> object:
+    async def _eventually(self, call: Call[object]) -> object:
         """The result of *call* once it no longer raises `UnavailableError`; None after the time for an answer."""
         with anyio.move_on_after(ANSWER_SECONDS * self.patience):
             while True:
@@ -384,10 +382,7 @@ class CommonRules(Contract):
         Catches "object does not exist" without saying which, and a secret that reaches a log through an error text.
         """
         client = await self.connect()
-        for operation in self.cells.refusals:
-            if operation.capability is not None and operation.capability not in self.declared:
-                continue
-
+        for operation in self.refusals():
             with self.case(operation.name):
                 name, stored, token = self.key(), self.token(), self.token()
                 await self.cells.write(client, name, stored)
@@ -490,9 +485,7 @@ class CommonRules(Contract):
                 size = min(60_000, self.cells.room(self.numbers(), name))
                 legal = {old}
 
-                def write(
-                    o: Operation = operation, n: str = name, known: set[str] = legal, size: int = size
-                ) -> Callable[[], Awaitable[object]]:
+                def write(o: Operation = operation, n: str = name, known: set[str] = legal, size: int = size) -> Call[object]:
                     token = self.token(size)[:size]
                     known.add(token)
                     return lambda: o.call(client, n, token)

@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import anyio
 
-__all__ = ["Attempt", "attempt", "being_cancelled", "drain", "enter", "gather", "together"]
+__all__ = ["Attempt", "Call", "attempt", "being_cancelled", "drain", "enter", "gather", "together"]
 
 T = TypeVar("T")
+
+Call: TypeAlias = Callable[[], Awaitable[T]]
+"""An operation with its arguments, yet to be called."""
 
 
 @dataclass(slots=True)
@@ -28,7 +31,7 @@ class Attempt(Generic[T]):
         return self.value  # type: ignore[return-value]
 
 
-async def attempt(call: Callable[[], Awaitable[T]]) -> Attempt[T]:
+async def attempt(call: Call[T]) -> Attempt[T]:
     """Make *call* and keep what it returns or raises; a cancellation and a keyboard interrupt pass through."""
     try:
         return Attempt(value=await call())
@@ -50,11 +53,11 @@ def being_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
-async def together(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[Attempt[T]]:
+async def together(calls: Iterable[Call[T]]) -> list[Attempt[T]]:
     """Make all *calls* at once, each in a task of its own; what became of each, in their order."""
     attempts: dict[int, Attempt[T]] = {}
 
-    async def one(number: int, call: Callable[[], Awaitable[T]]) -> None:
+    async def one(number: int, call: Call[T]) -> None:
         attempts[number] = await attempt(call)
 
     async with anyio.create_task_group() as tasks:
@@ -63,7 +66,7 @@ async def together(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[Attempt[
     return [attempts[number] for number in sorted(attempts)]
 
 
-async def gather(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
+async def gather(calls: Iterable[Call[T]]) -> list[T]:
     """The results of all *calls*, made at once; the first error is raised once all have ended."""
     return [each.result() for each in await together(calls)]
 

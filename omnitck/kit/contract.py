@@ -19,19 +19,26 @@ import anyio
 
 from omnitck.kit import session
 from omnitck.kit.cells import Cells, Operation
-from omnitck.kit.concurrency import Attempt, attempt
+from omnitck.kit.concurrency import Attempt, Call, attempt
 from omnitck.kit.outcomes import Violation
 from omnitck.kit.text import UsageError, describe, describe_error, suggest
+from omnitck.kit.walk import WALK_NAMES, Refine, Step, VersionOf, walk
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, UnavailableError
 from omnitck.shared.models import Limits
 
-__all__ = ["HOOKS", "PROFILES", "Audit", "Contract", "Policy", "Rule", "audit", "rule", "rules_of"]
+__all__ = ["HOOKS", "PRODUCTION", "PROFILES", "Audit", "Contract", "Policy", "Rule", "audit", "rule", "rules_of"]
 
-PROFILES: Mapping[str, frozenset[str]] = {
-    "core": frozenset(),
-    "production": frozenset({"lifecycle", "validation", "shared", "availability", "limits"}),
+PRODUCTION: Mapping[str, str] = {
+    "lifecycle": "a client is closed, once and for all, and leaves nothing behind",
+    "validation": "arguments that the contract does not allow are refused, and nothing is done",
+    "shared": "several clients of one backend see one state",
+    "availability": "without its backend an operation fails as it should, in time, and works again when the backend does",
+    "limits": "the numbers that the provider declares hold, to the byte, and what is beyond them is refused",
 }
-"""The capabilities that every contract knows, by the profile that demands them."""
+"""The capabilities that every contract knows, and what each promises."""
+
+PROFILES: Mapping[str, frozenset[str]] = {"core": frozenset(), "production": frozenset(PRODUCTION)}
+"""The capabilities that a profile demands of every contract."""
 
 HOOKS = ("make_provider", "unreachable_provider", "backend_address", "advance")
 """The coroutine methods that every suite may supply; only the first is required. A contract may know more."""
@@ -159,11 +166,9 @@ class Contract:
     prefix: ClassVar[str] = ""
     """What the ids of its rules begin with."""
     protocols: ClassVar[Mapping[str, type]] = {}
-    """The protocol of the core under `""`, and that of each capability that brings operations."""
-    own_capabilities: ClassVar[frozenset[str]] = frozenset()
-    """The optional parts of this contract, beside those of the profiles."""
+    """The protocol of the core under `""`, then one for each capability: its operations and arguments, or what it promises."""
     production: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that the profile `production` demands too."""
+    """The capabilities of its own that the profile `production` demands too."""
     extra_needs: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Shared rule to the capabilities without which this contract has nothing to judge it by."""
     without_subject: ClassVar[frozenset[str]] = frozenset()
@@ -284,13 +289,21 @@ class Contract:
 
     def operations(self, *, undeclared: bool = False) -> list[Operation]:
         """Every operation that the suite declares, or those that it does not."""
-        return [
-            each
-            for each in self.cells.operations
-            if (each.capability is None or each.capability in self.declared) is not undeclared
-        ]
+        return [each for each in self.cells.operations if self.offers(each.capability) is not undeclared]
 
-    def bound(self, operation: Operation, client: Any, name: Any, token: str | None = None) -> Callable[[], Awaitable[object]]:
+    def refusals(self) -> list[Operation]:
+        """Every call that the contract refuses, of operations that the suite declares."""
+        return [each for each in self.cells.refusals if self.offers(each.capability)]
+
+    def offers(self, capability: str) -> bool:
+        """Whether the suite declares *capability*; the core, which is the empty one, it always does."""
+        return not capability or capability in self.declared
+
+    def declared_of(self, calls: Mapping[str, tuple[str, T]]) -> dict[str, T]:
+        """Those of *calls*, a table of name to capability and call, that the suite declares; the core has the capability `""`."""
+        return {name: call for name, (capability, call) in calls.items() if self.offers(capability)}
+
+    def bound(self, operation: Operation, client: Any, name: Any, token: str | None = None) -> Call[object]:
         """*operation* on *client*, *name* and *token* (a fresh one if None is given), yet to be called."""
         return functools.partial(operation.call, client, name, self.token() if token is None else token)
 
@@ -316,6 +329,10 @@ class Contract:
         if seconds > 0:
             await self.session.hook("advance", self.advance(seconds))
             self.session.advanced += seconds
+
+    async def settle(self) -> None:
+        """Let the time pass after which every client sees what any of them wrote."""
+        await self.wait(self.numbers().staleness)
 
     @property
     def seed(self) -> int:
@@ -352,7 +369,7 @@ class Contract:
 
     async def refused(
         self,
-        call: Callable[[], Awaitable[object]],
+        call: Call[object],
         error: type[BaseException] | tuple[type[BaseException], ...],
         *,
         given: str,
@@ -381,7 +398,7 @@ class Contract:
             if not any(self.cells.may_refuse(name) for name in names):
                 raise
 
-    async def retry(self, change: Callable[[], Awaitable[T]]) -> T:
+    async def retry(self, change: Call[T]) -> T:
         """The result of *change*, which reads before it writes, once it meets no conflict.
 
         Each conflict means that somebody else has succeeded, so in a rule of n changes none needs more than n tries.
@@ -391,7 +408,7 @@ class Contract:
             if not isinstance(tried.error, ConflictError):
                 return tried.result()
 
-            await self.wait(self.numbers().staleness)
+            await self.settle()
         self.fail_rule(
             given=f"a change that reads before it writes, tried {MOST_TRIES} times",
             expected="it succeeds once the others have",
@@ -425,10 +442,39 @@ class Contract:
             problems.append(f"{len(listed) - len(seen)} repeated")
         self.check(not problems, given=given, expected=f"{len(wanted)} names, each once", observed=Plain("; ".join(problems)))
 
+    async def check_walk(
+        self,
+        provider: object,
+        reference: Callable[[], object],
+        steps: Sequence[Step],
+        *,
+        names: Callable[[], list[str]] | None = None,
+        refine: Refine = lambda step, value: value,
+        version_of: VersionOf = lambda step, value: None,
+        subject: str = "store",
+    ) -> None:
+        """Fail the rule unless *steps* give on *provider* what they give on a fresh *reference*; for the rest see `walk`."""
+        divergence = await walk(
+            provider,
+            reference,
+            steps,
+            # None of them begins another, so that a prefix is one name.
+            names=names or (lambda: [self.key("w") for _ in range(WALK_NAMES)]),
+            refine=refine,
+            version_of=version_of,
+            subject=subject,
+        )
+        if divergence is not None:
+            self.fail_rule(
+                given=f"a random walk, OMNITCK_SEED={self.seed}; shortened to\n{divergence.reproduction}",
+                expected=divergence.expected,
+                observed=divergence.observed,
+            )
+
     def enumerates(self) -> bool:
         """Whether the cells can be listed in this suite."""
         capability = self.cells.enumerates
-        return capability is not None and (not capability or capability in self.declared)
+        return capability is not None and self.offers(capability)
 
     @contextmanager
     def case(self, name: str) -> Iterator[None]:
@@ -522,7 +568,7 @@ def check_declaration(key: str, value: object, owner: str = "", limits_type: typ
 
 def known_capabilities(contract: type[Contract]) -> frozenset[str]:
     """Every capability that a suite of *contract* may declare."""
-    return contract.own_capabilities | PROFILES["production"]
+    return frozenset(contract.protocols) - {""} | PROFILES["production"]
 
 
 def _declared(cls: type[Contract]) -> frozenset[str]:

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
+from omnitck.kit import walk
 from omnitck.kit.cells import Cells, Operation
-from omnitck.kit.concurrency import drain
+from omnitck.kit.concurrency import Call, drain
 from omnitck.kit.contract import Contract
-from omnitck.kit.walk import Name, Step, Version
+from omnitck.kit.walk import Move, Name, Step, Version
 from omnitck.shared.exceptions import AlreadyExistsError, ConflictError, InvalidArgumentError
 from omnitck.shared.models import Limits
 
@@ -27,7 +28,6 @@ __all__ = [
     "OUTSIDE",
     "SCALARS",
     "VALUES",
-    "WALK_NAMES",
     "Document",
     "DocumentCells",
     "Walked",
@@ -299,84 +299,94 @@ class DocumentCells(Cells[Any]):
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:  # type: ignore[override]
-        """Every public operation."""
-        return self._listed(
-            ("insert_one", lambda p, c, n, t: p.insert_one(c, {"_id": n, "token": t}), None, None, "writes"),
-            ("find_one", lambda p, c, n, t: p.find_one(c, {"_id": n})),
-            ("find_many", lambda p, c, n, t: p.find_many(c, {"_id": n})),
-            ("find_many of everything", lambda p, c, n, t: p.find_many(c, {}), None, None, "any name"),
-            ("update_one", lambda p, c, n, t: p.update_one(c, {"_id": n}, {"$set": {"token": t}}), None, None, "writes"),
-            ("delete_one", lambda p, c, n, t: p.delete_one(c, {"_id": n})),
-            ("find_many with $in", lambda p, c, n, t: p.find_many(c, {"_id": {"$in": [n]}}), "query_operators"),
-            ("find_many by a path", lambda p, c, n, t: p.find_many(c, {"_id": n, "map.field": t}), "nested_paths"),
-            ("update_one of a path", lambda p, c, n, t: p.update_one(c, {"_id": n}, {"$set": {"map.field": t}}), "nested_paths"),
-            ("find_many in order", lambda p, c, n, t: p.find_many(c, {"_id": n}, sort="token"), "sort_page", "sort"),
-            (
-                "find_many of a page",
-                lambda p, c, n, t: p.find_many(c, {}, limit=1, offset=1),
-                "sort_page",
-                "offset",
-                "any name",
+        """See `Cells.operations`."""
+        c = self.collection
+        return (
+            Operation("insert_one", lambda p, n, t: p.insert_one(c, {"_id": n, "token": t}), "insert_one", writes=True),
+            Operation("find_one", lambda p, n, t: p.find_one(c, {"_id": n}), "find_one"),
+            Operation("find_many", lambda p, n, t: p.find_many(c, {"_id": n}), "find_many"),
+            Operation("find_many of everything", lambda p, n, t: p.find_many(c, {}), "find_many", needs_legal_name=False),
+            Operation("update_one", lambda p, n, t: p.update_one(c, {"_id": n}, _set(t)), "update_one", writes=True),
+            Operation("delete_one", lambda p, n, t: p.delete_one(c, {"_id": n}), "delete_one"),
+            Operation(
+                "find_many with $in", lambda p, n, t: p.find_many(c, {"_id": {"$in": [n]}}), "find_many", "query_operators"
             ),
-            ("find_one of fields", lambda p, c, n, t: p.find_one(c, {"_id": n}, projection=["a"]), "projection", "projection"),
-            ("find_many of fields", lambda p, c, n, t: p.find_many(c, {"_id": n}, projection=["a"]), "projection", "projection"),
-            ("find_iter", lambda p, c, n, t: drain(p.find_iter(c, {"_id": n})), "streaming"),
-            ("update_one with $inc", lambda p, c, n, t: p.update_one(c, {"_id": n}, {"$inc": {"n": 1}}), "update_operators"),
-            ("update_one with $push", lambda p, c, n, t: p.update_one(c, {"_id": n}, {"$push": {"l": t}}), "update_operators"),
-            ("update_one with $unset", lambda p, c, n, t: p.update_one(c, {"_id": n}, {"$unset": {"l": ""}}), "update_operators"),
-            ("replace_one", lambda p, c, n, t: p.replace_one(c, {"_id": n}, {"token": t}), "upsert", None, "writes"),
-            (
-                "replace_one with upsert",
-                lambda p, c, n, t: p.replace_one(c, {"_id": n}, {"token": t}, upsert=True),
-                "upsert",
-                None,
-                "writes",
+            Operation(
+                "find_many by a path", lambda p, n, t: p.find_many(c, {"_id": n, "map.field": t}), "find_many", "nested_paths"
             ),
-            ("insert_many", lambda p, c, n, t: p.insert_many(c, [{"_id": n, "token": t}]), "batch", None, "writes"),
-            ("delete_many", lambda p, c, n, t: p.delete_many(c, {"_id": n}), "batch"),
-            ("delete_many of everything", lambda p, c, n, t: p.delete_many(c, {}), "batch", None, "any name", "wide"),
-            ("transaction", _write_in_transaction, "transaction", None, "writes"),
-        )
+            Operation(
+                "update_one of a path", lambda p, n, t: p.update_one(c, {"_id": n}, {"$set": {"map.field": t}}), "update_one",
+                "nested_paths",
+            ),
+            Operation(
+                "find_many in order", lambda p, n, t: p.find_many(c, {"_id": n}, sort="token"), "find_many", "sort_page",
+                argument="sort",
+            ),
+            Operation(
+                "find_many of a page", lambda p, n, t: p.find_many(c, {}, limit=1, offset=1), "find_many", "sort_page",
+                argument="offset", needs_legal_name=False,
+            ),
+            Operation(
+                "find_one of fields", lambda p, n, t: p.find_one(c, {"_id": n}, projection=["a"]), "find_one", "projection",
+                argument="projection",
+            ),
+            Operation(
+                "find_many of fields", lambda p, n, t: p.find_many(c, {"_id": n}, projection=["a"]), "find_many", "projection",
+                argument="projection",
+            ),
+            Operation("find_iter", lambda p, n, t: drain(p.find_iter(c, {"_id": n})), "find_iter", "streaming"),
+            Operation(
+                "update_one with $inc", lambda p, n, t: p.update_one(c, {"_id": n}, {"$inc": {"n": 1}}), "update_one",
+                "update_operators",
+            ),
+            Operation(
+                "update_one with $push", lambda p, n, t: p.update_one(c, {"_id": n}, {"$push": {"l": t}}), "update_one",
+                "update_operators",
+            ),
+            Operation(
+                "update_one with $unset", lambda p, n, t: p.update_one(c, {"_id": n}, {"$unset": {"l": ""}}), "update_one",
+                "update_operators",
+            ),
+            Operation(
+                "replace_one", lambda p, n, t: p.replace_one(c, {"_id": n}, {"token": t}), "replace_one", "upsert", writes=True
+            ),
+            Operation(
+                "replace_one with upsert", lambda p, n, t: p.replace_one(c, {"_id": n}, {"token": t}, upsert=True), "replace_one",
+                "upsert", writes=True,
+            ),
+            Operation(
+                "insert_many", lambda p, n, t: p.insert_many(c, [{"_id": n, "token": t}]), "insert_many", "batch", writes=True
+            ),
+            Operation("delete_many", lambda p, n, t: p.delete_many(c, {"_id": n}), "delete_many", "batch"),
+            Operation(
+                "delete_many of everything", lambda p, n, t: p.delete_many(c, {}), "delete_many", "batch", needs_legal_name=False,
+                wide=True,
+            ),
+            Operation("transaction", partial(_write_in_transaction, c), "transaction", "transaction", writes=True),
+        )  # fmt: skip
 
     @cached_property
     def refusals(self) -> tuple[Operation, ...]:  # type: ignore[override]
-        """Calls on a document that is there, which the contract refuses."""
-        return self._listed(
-            ("insert_one of an _id that is taken", _insert_twice),
-            ("insert_one of a set", lambda p, c, n, t: p.insert_one(c, {"_id": f"{n}-new", n: {t}})),
-            ("update_one with a set", lambda p, c, n, t: p.update_one(c, {"_id": n}, {"$set": {n: {t}}})),
-            ("update_one with $inc of text", _increment_text, "update_operators"),
-            ("update_one with a stale _rev", lambda p, c, n, t: p.update_one(c, {"_id": n, "_rev": "s"}, _set(t)), "revision"),
-            ("delete_one with a stale _rev", lambda p, c, n, t: p.delete_one(c, {"_id": n, "_rev": "s"}), "revision"),
-            (
-                "replace_one with another _id",
-                lambda p, c, n, t: p.replace_one(c, {"_id": n}, {"_id": "other", "token": t}),
-                "upsert",
+        """See `Cells.refusals`."""
+        c = self.collection
+        return (
+            Operation("insert_one of an _id that is taken", partial(_insert_twice, c), "insert_one"),
+            Operation("insert_one of a set", lambda p, n, t: p.insert_one(c, {"_id": f"{n}-new", n: {t}}), "insert_one"),
+            Operation("update_one with a set", lambda p, n, t: p.update_one(c, {"_id": n}, {"$set": {n: {t}}}), "update_one"),
+            Operation("update_one with $inc of text", partial(_increment_text, c), "update_one", "update_operators"),
+            Operation(
+                "update_one with a stale _rev", lambda p, n, t: p.update_one(c, {"_id": n, "_rev": "s"}, _set(t)), "update_one",
+                "revision",
             ),
-            ("insert_many of an _id that is taken", _insert_many_twice, "batch"),
-        )
-
-    def _listed(self, *lines: tuple[Any, ...]) -> tuple[Operation, ...]:
-        """Each line is a name, a call, and perhaps a capability, its argument, and what more is to be said."""
-        operations = []
-        for name, call, *rest in lines:
-            capability, argument, *words = [*rest, None, None][: max(2, len(rest))]
-            operations.append(
-                Operation(
-                    name,
-                    partial(self._on_collection, call),
-                    name.split()[0],
-                    capability,
-                    argument,
-                    writes="writes" in words,
-                    needs_legal_name="any name" not in words,
-                    wide="wide" in words,
-                )
-            )
-        return tuple(operations)
-
-    async def _on_collection(self, call: Callable[..., Awaitable[object]], provider: Any, name: str, token: str) -> object:
-        return await call(provider, self.collection, name, token)
+            Operation(
+                "delete_one with a stale _rev", lambda p, n, t: p.delete_one(c, {"_id": n, "_rev": "s"}), "delete_one", "revision"
+            ),
+            Operation(
+                "replace_one with another _id", lambda p, n, t: p.replace_one(c, {"_id": n}, {"_id": "other", "token": t}),
+                "replace_one", "upsert",
+            ),
+            Operation("insert_many of an _id that is taken", partial(_insert_many_twice, c), "insert_many", "batch"),
+        )  # fmt: skip
 
     async def write(self, provider: Any, name: str, token: str) -> None:
         """See `Cells.write`."""
@@ -435,7 +445,7 @@ class DocumentCells(Cells[Any]):
 
     async def alias(self, provider: Any, name: str, token: str) -> str | None:
         """See `Cells.alias`."""
-        where, declared = self.collection, self.suite.declared
+        where = self.collection
 
         def fresh() -> Document:
             return {"_id": name, "token": token, "list": [token, {"a": [1]}], "map": {"a": {"b": [2]}}}
@@ -456,30 +466,28 @@ class DocumentCells(Cells[Any]):
         if not await kept():
             return "a document given to insert_one was changed by its caller, and the stored one with it"
 
-        reads: dict[str, tuple[str, Callable[[], Awaitable[Any]]]] = {
+        reads: dict[str, tuple[str, Call[Any]]] = {
             "find_one": ("", lambda: provider.find_one(where, {"_id": name})),
             "find_many": ("", lambda: provider.find_many(where, {"_id": name})),
             "find_iter": ("streaming", lambda: drain(provider.find_iter(where, {"_id": name}))),
         }
-        for label, (needs, read) in reads.items():
-            if not needs or needs in declared:
-                found = await read()
-                spoil(found[0] if isinstance(found, list) else found)
-                if not await kept():
-                    return f"the result of {label} was changed by its caller, and the stored document with it"
+        for label, read in self.suite.declared_of(reads).items():
+            found = await read()
+            spoil(found[0] if isinstance(found, list) else found)
+            if not await kept():
+                return f"the result of {label} was changed by its caller, and the stored document with it"
 
         writes: dict[str, tuple[str, Callable[[Document], Awaitable[object]]]] = {
             "update_one": ("", lambda given: provider.update_one(where, {"_id": name}, {"$set": _without_id(given)})),
             "replace_one": ("upsert", lambda given: provider.replace_one(where, {"_id": name}, given)),
             "insert_many": ("batch", lambda given: self._insert_again(provider, name, given)),
         }
-        for label, (needs, write) in writes.items():
-            if not needs or needs in declared:
-                given = fresh()
-                await write(given)
-                spoil(given)
-                if not await kept():
-                    return f"a map or list given to {label} was changed by its caller, and the stored one with it"
+        for label, write in self.suite.declared_of(writes).items():
+            given = fresh()
+            await write(given)
+            spoil(given)
+            if not await kept():
+                return f"a map or list given to {label} was changed by its caller, and the stored one with it"
         return None
 
     async def _insert_again(self, provider: Any, name: str, document: Document) -> None:
@@ -495,30 +503,26 @@ def _without_id(document: Document) -> Document:
     return {name: value for name, value in document.items() if name != "_id"}
 
 
-async def _write_in_transaction(provider: Any, collection: str, name: str, token: str) -> None:
+async def _write_in_transaction(collection: str, provider: Any, name: str, token: str) -> None:
     async with provider.transaction() as inside:
         if not await inside.update_one(collection, {"_id": name}, _set(token)):
             await inside.insert_one(collection, {"_id": name, "token": token})
 
 
-async def _insert_twice(provider: Any, collection: str, name: str, token: str) -> None:
+async def _insert_twice(collection: str, provider: Any, name: str, token: str) -> None:
     for _ in range(2):
         await provider.insert_one(collection, {"_id": name, "token": token})
 
 
-async def _insert_many_twice(provider: Any, collection: str, name: str, token: str) -> None:
+async def _insert_many_twice(collection: str, provider: Any, name: str, token: str) -> None:
     for _ in range(2):
         await provider.insert_many(collection, [{"_id": name, "token": token}])
 
 
-async def _increment_text(provider: Any, collection: str, name: str, token: str) -> None:
+async def _increment_text(collection: str, provider: Any, name: str, token: str) -> None:
     if not await provider.update_one(collection, {"_id": name}, {"$set": {name: token}}):
         await provider.insert_one(collection, {"_id": name, name: token})
     await provider.update_one(collection, {"_id": name}, {"$inc": {name: 1}})
-
-
-WALK_STEPS = 150
-WALK_NAMES = 3
 
 
 class Walked:
@@ -549,7 +553,7 @@ class WalkStep(Step):
 
 
 def random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
-    """A walk over the declared operations, on so few documents and values that they meet, each followed by a look."""
+    """A walk over the declared operations."""
     scalars: tuple[Any, ...] = (None, True, 0, 1, 1.5, "", "x")
     values: tuple[Any, ...] = (*scalars, [], [1, "x"], {}, {"b": 1})
 
@@ -566,7 +570,7 @@ def random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
     def field() -> str:
         return chance.choice("am")
 
-    actions: list[tuple[str, Callable[[Name], Step]]] = [
+    actions: list[Move] = [
         ("", lambda key: step("insert_one", document(key))),
         ("", lambda key: step("insert_one", document(key))),
         ("", lambda key: step("update_one", {"_id": key}, {"$set": {field(): value()}})),
@@ -582,10 +586,10 @@ def random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
         ("update_operators", lambda key: step("update_one", {"_id": key}, {"$push": {field(): value()}, "$set": {"n": 3}})),
         ("update_operators", lambda key: step("update_one", {"_id": key}, {"$unset": {field(): ""}})),
         ("nested_paths", lambda key: step("update_one", {"_id": key}, {"$set": {"m.b": value()}})),
-        ("batch", lambda key: step("insert_many", [document(key), document(Name((key.number + 1) % WALK_NAMES))])),
+        ("batch", lambda key: step("insert_many", [document(key), document(walk.other(key))])),
         ("batch", lambda key: step("delete_many", {field(): chance.choice(scalars), "n": 7})),
     ]
-    looks: list[tuple[str, Callable[[Name], Step]]] = [
+    looks: list[Move] = [
         ("", lambda key: step("find_one", {"_id": key})),
         ("", lambda key: step("find_one", {"_id": key})),
         ("", lambda key: step("find_many", {field(): chance.choice(scalars)})),
@@ -603,13 +607,7 @@ def random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
         ("projection", lambda key: step("find_one", {"_id": key}, projection=["a", "n"])),
         ("streaming", lambda key: step("find_iter", {field(): chance.choice(scalars)})),
     ]
-    may_act = [make for needs, make in actions if not needs or needs in declared]
-    may_look = [make for needs, make in looks if not needs or needs in declared]
-    steps = []
-    for _ in range(WALK_STEPS):
-        key = Name(chance.randrange(WALK_NAMES))
-        steps += [chance.choice(may_act)(key), chance.choice(may_look)(key)]
-    return steps
+    return walk.random_steps(chance, declared, 150, actions, looks)
 
 
 def revision_of(step: Step, value: object) -> str | None:

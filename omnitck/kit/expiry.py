@@ -6,9 +6,10 @@ plus `ttl - ttl_resolution`; it must be gone in a read that was *called* after t
 would flake on memcached, whose clock ticks whole seconds, and fail on etcd, which grants 2 s for 1 s.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from omnitck.kit.concurrency import Call
 from omnitck.kit.contract import Contract, rule
 from omnitck.kit.text import describe
 from omnitck.shared.exceptions import InvalidArgumentError
@@ -37,15 +38,17 @@ BAD_TTLS: Mapping[str, Any] = {
 class ExpiryRules(Contract):
     """Written against `set(key, value, ttl=...)` and `get(key)`."""
 
-    def expired_reads(self, client: Any, key: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
+    # The words in which the rules are written.
+
+    def reads(self, client: Any, key: str) -> Mapping[str, Call[object]]:
         """Every declared way to read *key*, each giving None if it is absent."""
         return {"get": lambda: client.get(key)}
 
-    def timed_writes(self, client: Any, key: str, ttl: Any) -> Mapping[str, Callable[[], Awaitable[object]]]:
+    def timed_writes(self, client: Any, key: str, ttl: Any) -> Mapping[str, Call[object]]:
         """Every declared way to give *key* a time to live."""
         return {"set": lambda: client.set(key, self.token(), ttl=ttl)}
 
-    def creations(self, client: Any, key: str, value: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
+    def creations(self, client: Any, key: str, value: str) -> Mapping[str, Call[object]]:
         """Every declared way to write *value* under *key*, which is absent."""
         return {"set": lambda: client.set(key, value)}
 
@@ -74,7 +77,7 @@ class ExpiryRules(Contract):
         """Store *value*; the moments before which it is surely there and after which it is surely gone."""
         return await self.timed(lambda: client.set(key, value, ttl=ttl), ttl)
 
-    async def timed(self, call: Callable[[], Awaitable[object]], ttl: float) -> tuple[float, float]:
+    async def timed(self, call: Call[object], ttl: float) -> tuple[float, float]:
         """Make *call*, which gives a key *ttl* seconds to live; the two moments, as from `set_timed`."""
         resolution = self.numbers().ttl_resolution
         called = self.now()
@@ -109,7 +112,7 @@ class ExpiryRules(Contract):
         key, ttl = self.key(), self.ttl_unit()
         _, gone_after = await self.set_timed(client, key, self.token(), ttl)
         await self.until(gone_after)
-        for name, read in self.expired_reads(client, key).items():
+        for name, read in self.reads(client, key).items():
             with self.case(name):
                 self.same(await read(), None, given=f"{name} after a TTL of {ttl:g} s and the resolution")
 

@@ -1,30 +1,35 @@
-"""The rules that a key-value store and a cache both owe: `KV-02` to `KV-31`, in part.
+"""What a key-value store and a cache share: protocols, cells, the rules `KV-02` to `KV-31` in part, a walk.
 
-Text under keys, and the capabilities that both may have. Under a cache they carry its prefix: `CA-KV-03`. A rule of the whole
-family is written against `get`, `set` and `delete`.
+Text under keys, and the capabilities that both may have. Under a cache the rules carry its prefix: `CA-KV-03`. They are written
+against `get`, `set` and `delete`.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import random
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-from omnitck.kit.concurrency import gather, together
-from omnitck.kit.contract import Contract, rule
+from omnitck.kit.cells import Cells, Operation
+from omnitck.kit.concurrency import Call, attempt, gather, together
+from omnitck.kit.contract import rule
 from omnitck.kit.corpus import AFTER_A_NAME, LARGE_TEXTS, TEXTS
+from omnitck.kit.expiry import ExpiryRules
 from omnitck.kit.text import describe
-from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, TCKError
+from omnitck.kit.walk import Move, Step, Version, other
+from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, TCKError
 from omnitck.shared.models import Entry, Put
 
 __all__ = [
     "Batch",
-    "BatchRules",
     "Binary",
-    "BinaryRules",
     "CompareAndSet",
     "Counter",
-    "CounterRules",
-    "ValueRules",
-    "VersionRules",
+    "KeyValueCells",
+    "KeyValueRules",
+    "comparable",
+    "key_value_actions",
+    "key_value_looks",
+    "version_of",
 ]
 
 
@@ -83,8 +88,127 @@ class Binary(Protocol):
         ...
 
 
-class ValueRules(Contract):
+class KeyValueCells(Cells[Any]):
+    """Keys and their values as a set of cells."""
+
+    expiry_query: ClassVar[str] = "ttl"
+    """The capability that brings `expires_in`."""
+
+    operations: tuple[Operation, ...] = (
+        Operation("get", lambda p, n, t: p.get(n), "get"),
+        Operation("set", lambda p, n, t: p.set(n, t), "set", writes=True),
+        Operation("delete", lambda p, n, t: p.delete(n), "delete"),
+        Operation("get_entry", lambda p, n, t: p.get_entry(n), "get_entry", "compare_and_set"),
+        Operation(
+            "compare_and_set", lambda p, n, t: p.compare_and_set(n, t, None), "compare_and_set", "compare_and_set", writes=True
+        ),
+        Operation("compare_and_delete", lambda p, n, t: p.compare_and_delete(n, "1"), "compare_and_delete", "compare_and_set"),
+        Operation("get_many", lambda p, n, t: p.get_many([n]), "get_many", "batch"),
+        Operation("set_many", lambda p, n, t: p.set_many({n: t}), "set_many", "batch", writes=True),
+        Operation("delete_many", lambda p, n, t: p.delete_many([n]), "delete_many", "batch"),
+        Operation("increment", lambda p, n, t: p.increment(n), "increment", "counter"),
+        Operation("get_bytes", lambda p, n, t: p.get_bytes(n), "get_bytes", "binary"),
+        Operation("set_bytes", lambda p, n, t: p.set_bytes(n, t.encode()), "set_bytes", "binary", writes=True),
+    )
+    refusals: tuple[Operation, ...] = (
+        Operation("set of bytes", lambda p, n, t: p.set(n, t.encode()), "set"),
+        Operation(
+            "compare_and_set with a stale version", lambda p, n, t: p.compare_and_set(n, t, "stale"), "compare_and_set",
+            "compare_and_set",
+        ),
+        Operation(
+            "compare_and_delete with a stale version", lambda p, n, t: p.compare_and_delete(n, "stale"), "compare_and_delete",
+            "compare_and_set",
+        ),
+        Operation("set_many of bytes", lambda p, n, t: p.set_many({n: t.encode()}), "set_many", "batch"),
+        Operation("increment of text", lambda p, n, t: p.increment(n), "increment", "counter"),
+        Operation("set_bytes of text", lambda p, n, t: p.set_bytes(n, t), "set_bytes", "binary"),
+    )  # fmt: skip
+
+    async def write(self, provider: Any, name: str, token: str) -> None:
+        """See `Cells.write`."""
+        await provider.set(name, token)
+
+    async def read(self, provider: Any, name: str) -> str | None:
+        """See `Cells.read`."""
+        value: str | None = await provider.get(name)
+        return value
+
+    async def erase(self, provider: Any, name: str) -> None:
+        """See `Cells.erase`."""
+        await provider.delete(name)
+
+    async def state(self, provider: Any, name: str, declared: frozenset[str]) -> tuple[object, ...]:
+        """See `Cells.state`."""
+        state: list[object] = [await provider.get(name)]
+        if "compare_and_set" in declared:
+            state.append(await provider.get_entry(name))
+        if self.expiry_query in declared:
+            state.append("no expiry" if (await attempt(lambda: provider.expires_in(name))).value is None else "an expiry")
+        return tuple(state)
+
+    async def handles(self, provider: CompareAndSet, name: str) -> list[str]:
+        """See `Cells.handles`."""
+        entry = await provider.get_entry(name)
+        return [] if entry is None else [entry.version]
+
+    async def replay(self, provider: CompareAndSet, name: str, handle: str, token: str) -> None:
+        """See `Cells.replay`."""
+        await provider.compare_and_set(name, token, handle)
+
+    async def alias(self, provider: Any, name: str, token: str) -> str | None:
+        """See `Cells.alias`."""
+        items = {name: token}
+        await provider.set_many(items)
+        items[name] = "changed by the caller"
+        if await provider.get(name) != token:
+            return "a mapping given to set_many was changed by its caller, and what is stored with it"
+
+        found = await provider.get_many([name])
+        found[name] = "changed by the caller"
+        if (await provider.get_many([name]))[name] != token or await provider.get(name) != token:
+            return "the result of get_many was changed by its caller, and what is stored with it"
+
+        keys = [name]
+        first = await provider.get_many(keys)
+        keys.append("another")
+        return None if list(first) == [name] else "the list given to get_many was changed by its caller, and the result with it"
+
+
+class KeyValueRules(ExpiryRules):
     """Text under a key comes back as it was, and a key is that key alone."""
+
+    cells: KeyValueCells
+
+    # The words in which the rules are written.
+
+    def text_writes(self, client: Any, key: str, value: Any) -> dict[str, Call[object]]:
+        """Every declared way to write *value*, which is no text, under *key*."""
+        return self.declared_of(
+            {"set": ("", lambda: client.set(key, value)), "set_many": ("batch", lambda: client.set_many({key: value}))}
+        )
+
+    def reads(self, client: Any, key: str) -> dict[str, Call[object]]:
+        """See `ExpiryRules.reads`."""
+
+        async def many() -> object:
+            return (await client.get_many([key]))[key]
+
+        async def expires_in() -> object:
+            tried = await attempt(lambda: client.expires_in(key))
+            return None if isinstance(tried.error, NotFoundError) else tried.result()
+
+        return self.declared_of(
+            {
+                "get": ("", lambda: client.get(key)),
+                "expires_in": (self.cells.expiry_query, expires_in),
+                "get_entry": ("compare_and_set", lambda: client.get_entry(key)),
+                "get_many": ("batch", many),
+                "get_bytes": ("binary", lambda: client.get_bytes(key)),
+            }
+        )
+
+    # Values
 
     @rule("KV-02")
     async def test_kv_02_what_was_set_is_read(self) -> None:
@@ -144,12 +268,7 @@ class ValueRules(Contract):
                     await self.refused(write, InvalidArgumentError, given=f"{method} with the value {describe(value)}")
                     self.same(await store.get(key), old, given=f"get after {method} refused {describe(value)}")
 
-    def text_writes(self, store: Any, key: str, value: Any) -> dict[str, Callable[[], Awaitable[object]]]:
-        """Every declared way to write *value*, which is no text, under *key*."""
-        writes: dict[str, Callable[[], Awaitable[object]]] = {"set": lambda: store.set(key, value)}
-        if "batch" in self.declared:
-            writes["set_many"] = lambda: store.set_many({key: value})
-        return writes
+    # Keys
 
     @rule("KV-08")
     async def test_kv_08_delete_is_not_recursive(self) -> None:
@@ -199,9 +318,7 @@ class ValueRules(Contract):
                         await store.get(decoy), kept, given=f"get({describe(decoy)}) after set and delete of {describe(key)}"
                     )
 
-
-class VersionRules(Contract):
-    """The capability `compare_and_set`."""
+    # compare_and_set
 
     @rule("KV-15", "compare_and_set")
     async def test_kv_15_create_only_once(self) -> None:
@@ -257,7 +374,7 @@ class VersionRules(Contract):
         stale = await store.compare_and_set(key, self.token(), None)
         await store.compare_and_set(key, self.token(), stale)
         current = await store.get_entry(key)
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
+        calls: dict[str, Call[object]] = {
             "compare_and_set": lambda: store.compare_and_set(key, self.token(), stale),
             "compare_and_delete": lambda: store.compare_and_delete(key, stale),
         }
@@ -289,7 +406,7 @@ class VersionRules(Contract):
             await store.delete(key)
             await store.compare_and_set(key, value, None)
 
-        changes: dict[str, Callable[[], Awaitable[None]]] = {
+        changes: dict[str, Call[None]] = {
             "set of an equal value": lambda: store.set(key, value),
             "delete and set": recreate,
             "delete and compare_and_set": recreate_by_comparing,
@@ -320,7 +437,7 @@ class VersionRules(Contract):
         one, other = await self.clients(2)
         key, value = self.key(), self.token()
         version = "".join(list(await one.compare_and_set(key, self.token(), None)))
-        await self.wait(self.numbers().staleness)
+        await self.settle()
         await other.compare_and_set(key, value, version)
         for malformed in ("bad", "", "9" * 40, "-1", "0", "\u00e9", "a\x00b", version + " ", "1.5"):
             for name, call in {
@@ -371,9 +488,7 @@ class VersionRules(Contract):
         tried = await together(partial(clients[n % 2].compare_and_delete, key, version) for n in range(20))
         self.one_winner(tried, "20 concurrent compare_and_delete of the current version")
 
-
-class BatchRules(Contract):
-    """The capability `batch`."""
+    # batch
 
     @rule("KV-25", "batch")
     async def test_kv_25_get_many_answers_for_every_key(self) -> None:
@@ -436,12 +551,7 @@ class BatchRules(Contract):
             )
         self.same(await store.get(keys[2]), old[keys[2]], given="the key whose item was invalid")
 
-
-class CounterRules(Contract):
-    """The capability `counter`."""
-
-    expiry_query: ClassVar[str] = "ttl"
-    """The capability that brings `expires_in`."""
+    # counter
 
     @rule("KV-27", "counter")
     async def test_kv_27_increment_is_exact(self) -> None:
@@ -476,7 +586,7 @@ class CounterRules(Contract):
                     partial(store.increment, key, delta), InvalidArgumentError, given=f"increment by {delta} of {held!r}"
                 )
                 self.same(await store.get(key), held, given="get after the refused increment")
-        if self.expiry_query in self.declared:
+        if self.offers(self.cells.expiry_query):
             with self.case("a TTL"):
                 await store.set(key, "1", ttl=3600.0)
                 await store.increment(key)
@@ -488,9 +598,7 @@ class CounterRules(Contract):
                     observed=left,
                 )
 
-
-class BinaryRules(Contract):
-    """The capability `binary`."""
+    # binary
 
     @rule("KV-31", "binary")
     async def test_kv_31_bytes_are_kept(self) -> None:
@@ -522,3 +630,57 @@ class BinaryRules(Contract):
                     await self.refused(
                         partial(store.set_bytes, key, wrong), InvalidArgumentError, given=f"set_bytes with {describe(wrong)}"
                     )
+
+
+def key_value_actions(chance: random.Random) -> list[Move]:
+    """The writes of a walk."""
+
+    def value() -> str:
+        return chance.choice(VALUES)
+
+    return [
+        ("", lambda key: Step("set", (key, value()))),
+        ("", lambda key: Step("delete", (key,))),
+        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), None))),
+        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), Version(key.number)))),
+        ("compare_and_set", lambda key: Step("compare_and_delete", (key, Version(key.number)))),
+        ("batch", lambda key: Step("set_many", ({key: value(), other(key): value()},))),
+        ("batch", lambda key: Step("delete_many", ([key],))),
+        ("counter", lambda key: Step("increment", (key, chance.choice((1, -2, 10))))),
+        ("binary", lambda key: Step("set_bytes", (key, value().encode()))),
+    ]
+
+
+def key_value_looks(expiry_query: str) -> list[Move]:
+    """The reads of a walk."""
+    return [
+        *[("", lambda key: Step("get", (key,)))] * 2,
+        ("compare_and_set", lambda key: Step("get_entry", (key,))),
+        *[(expiry_query, lambda key: Step("expires_in", (key,)))] * 2,
+        ("batch", lambda key: Step("get_many", ([key, other(key), key],))),
+        ("binary", lambda key: Step("get_bytes", (key,))),
+    ]
+
+
+def version_of(step: Step, value: object) -> str | None:
+    """The version that a call gave out."""
+    if isinstance(value, Entry):
+        return value.version
+    return value if step.method == "compare_and_set" and isinstance(value, str) else None
+
+
+def comparable(step: Step, value: object) -> object:
+    """A result without what differs between two good providers: versions, and the passing of time."""
+    if isinstance(value, Entry):
+        return value.value
+    if step.method == "compare_and_set":
+        return "a version"
+    if step.method == "expires_in" and isinstance(value, float | int):
+        return "a long expiry" if value > LONG_EXPIRY else "an expiry"
+    return value
+
+
+SHORT_TTL, LONG_EXPIRY, LONG_TTL = 36_000.0, 50_000.0, 72_000.0
+"""Seconds: times to live in a walk, none of which passes during it, and what tells them apart."""
+VALUES = ("", "a", "b", "7", "-3", "0x1")
+"""Values in a walk: so few that steps meet on them, some of which are numbers."""

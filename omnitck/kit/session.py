@@ -29,7 +29,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from omnitck.kit.concurrency import being_cancelled
+from omnitck.kit.concurrency import Call, being_cancelled
 from omnitck.kit.outcomes import Outcome, Status, Violation, emit, starting
 from omnitck.kit.text import describe, describe_error, unwrap
 from omnitck.shared.exceptions import TCKError, UnavailableError
@@ -159,7 +159,7 @@ class Session:
         self.names = 0
         self.planted = list(suite.confidential())
         """Secrets that no failure may show."""
-        self.afterwards: list[Callable[[], Awaitable[object]]] = []
+        self.afterwards: list[Call[object]] = []
         """What removes what the rule left behind the provider's back; called once at its end, and it may fail."""
         self._clients: list[_Client] = []
         self._tasks: anyio.abc.TaskGroup

@@ -4,6 +4,7 @@ A disagreement is shortened: steps are left out, chunk by chunk, as long as the 
 printed as Python.
 """
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -12,7 +13,10 @@ from omnitck.kit.concurrency import attempt
 from omnitck.kit.text import describe
 from omnitck.shared.exceptions import UnavailableError
 
-__all__ = ["Divergence", "Name", "Step", "Version", "walk"]
+__all__ = ["WALK_NAMES", "Divergence", "Move", "Name", "Refine", "Step", "Version", "VersionOf", "other", "random_steps", "walk"]
+
+WALK_NAMES = 3
+"""So few that steps meet on them."""
 
 MOST_SHRINKING = 200
 """Replays spent on shortening one divergence."""
@@ -63,6 +67,30 @@ class Divergence:
 
 Refine = Callable[[Step, object], object]
 VersionOf = Callable[[Step, object], str | None]
+Move = tuple[str, Callable[[Name], Step]]
+"""A step that a walk may take at a name, behind the capability that brings it, which is empty for the core."""
+
+
+def other(name: Name) -> Name:
+    """The name after *name*, in a circle."""
+    return Name((name.number + 1) % WALK_NAMES)
+
+
+def random_steps(
+    chance: random.Random, declared: frozenset[str], count: int, actions: Sequence[Move], looks: Sequence[Move]
+) -> list[Step]:
+    """*count* actions whose capability is *declared*, each followed by a look at the name that it acted on last.
+
+    A move that is listed twice is taken twice as often.
+    """
+    may_act, may_look = ([make for needs, make in moves if not needs or needs in declared] for moves in (actions, looks))
+    steps = []
+    for _ in range(count):
+        name = Name(chance.randrange(WALK_NAMES))
+        act = chance.choice(may_act)(name)
+        last = act.arguments[-1] if act.arguments else name
+        steps += [act, chance.choice(may_look)(last if isinstance(last, Name) else name)]
+    return steps
 
 
 @dataclass(slots=True)

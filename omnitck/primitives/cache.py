@@ -8,39 +8,45 @@ those that a key-value store owes as well in `omnitck.kit.key_value`: `CA-KV-02`
 
 import inspect
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import anyio
 
-from omnitck.kit.cells import Cells, Operation
+from omnitck.kit.cells import Operation
 from omnitck.kit.common import CommonRules, Lifecycle
-from omnitck.kit.concurrency import Attempt, attempt, gather, together
+from omnitck.kit.concurrency import Attempt, Call, attempt, gather, together
 from omnitck.kit.contract import Plain, rule
-from omnitck.kit.expiry import ExpiryRules
 from omnitck.kit.key_value import (
+    LONG_TTL,
+    SHORT_TTL,
+    VALUES,
     Batch,
-    BatchRules,
     Binary,
-    BinaryRules,
     CompareAndSet,
     Counter,
-    CounterRules,
-    ValueRules,
-    VersionRules,
+    KeyValueCells,
+    KeyValueRules,
+    comparable,
+    key_value_actions,
+    key_value_looks,
+    version_of,
 )
 from omnitck.kit.text import UsageError, describe, describe_error
-from omnitck.kit.walk import Name, Step, Version, walk
+from omnitck.kit.walk import Move, Step, random_steps
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError
-from omnitck.shared.models import CacheLimits, Entry
+from omnitck.shared.models import CacheLimits
 
-__all__ = ["Add", "CacheCells", "CacheContract", "CacheProtocol", "Clear", "GetOrSet", "TTLQuery", "Touch"]
+__all__ = ["Add", "Bounded", "CacheCells", "CacheContract", "CacheProtocol", "Clear", "GetOrSet", "TTLQuery", "Touch"]
 
 
 class CacheProtocol(Protocol):
-    """The core: three operations. Keys and values are `str`, times are seconds."""
+    """The core: three operations. Keys and values are `str`, times are seconds.
+
+    Nothing vanishes before its time while the cache holds less than `limits.capacity_bytes`.
+    """
 
     async def get(self, key: str) -> str | None:
         """The value of *key*; None if it is absent, expired or evicted."""
@@ -102,6 +108,11 @@ class Clear(Protocol):
         ...
 
 
+class Bounded(Protocol):
+    """Capability `bounded`: when it is full the cache evicts, in an order of its own but never what was just written; nothing is
+    refused for want of room."""
+
+
 def _given(value: Any) -> Callable[[], Awaitable[Any]]:
     """A computation that takes one turn of the event loop and returns *value*."""
 
@@ -112,34 +123,23 @@ def _given(value: Any) -> Callable[[], Awaitable[Any]]:
     return factory
 
 
-class CacheCells(Cells[Any]):
+class CacheCells(KeyValueCells):
     """A cache as a set of cells."""
 
+    expiry_query = "ttl_query"
+
     operations = (
-        Operation("get", lambda p, n, t: p.get(n), "get"),
-        Operation("set", lambda p, n, t: p.set(n, t), "set", writes=True),
+        *KeyValueCells.operations,
         Operation("set with ttl", lambda p, n, t: p.set(n, t, ttl=3600.0), "set", writes=True),
-        Operation("delete", lambda p, n, t: p.delete(n), "delete"),
         Operation("add", lambda p, n, t: p.add(n, t), "add", "add", writes=True),
         Operation("touch", lambda p, n, t: p.touch(n, 3600.0), "touch", "touch"),
         Operation("expires_in", lambda p, n, t: p.expires_in(n), "expires_in", "ttl_query"),
         # It writes only what is absent, so that a value which is too large is no error of every call.
         Operation("get_or_set", lambda p, n, t: p.get_or_set(n, _given(t)), "get_or_set", "get_or_set"),
         Operation("clear", lambda p, n, t: p.clear(), "clear", "clear", needs_legal_name=False, wide=True),
-        Operation("get_many", lambda p, n, t: p.get_many([n]), "get_many", "batch"),
-        Operation("set_many", lambda p, n, t: p.set_many({n: t}), "set_many", "batch", writes=True),
-        Operation("delete_many", lambda p, n, t: p.delete_many([n]), "delete_many", "batch"),
-        Operation("increment", lambda p, n, t: p.increment(n), "increment", "counter"),
-        Operation("get_entry", lambda p, n, t: p.get_entry(n), "get_entry", "compare_and_set"),
-        Operation(
-            "compare_and_set", lambda p, n, t: p.compare_and_set(n, t, None), "compare_and_set", "compare_and_set", writes=True
-        ),
-        Operation("compare_and_delete", lambda p, n, t: p.compare_and_delete(n, "1"), "compare_and_delete", "compare_and_set"),
-        Operation("get_bytes", lambda p, n, t: p.get_bytes(n), "get_bytes", "binary"),
-        Operation("set_bytes", lambda p, n, t: p.set_bytes(n, t.encode()), "set_bytes", "binary", writes=True),
     )
     refusals = (
-        Operation("set of bytes", lambda p, n, t: p.set(n, t.encode()), "set"),
+        *KeyValueCells.refusals,
         Operation("set with a ttl of 0", lambda p, n, t: p.set(n, t, ttl=0), "set"),
         Operation("add of bytes", lambda p, n, t: p.add(n, t.encode()), "add", "add"),
         Operation("touch with a ttl of 0", lambda p, n, t: p.touch(n, 0), "touch", "touch"),
@@ -147,66 +147,17 @@ class CacheCells(Cells[Any]):
         Operation(
             "get_or_set of bytes", lambda p, n, t: p.get_or_set(n + "-absent", _given(t.encode())), "get_or_set", "get_or_set"
         ),
-        Operation("set_many of bytes", lambda p, n, t: p.set_many({n: t.encode()}), "set_many", "batch"),
-        Operation("increment of text", lambda p, n, t: p.increment(n), "increment", "counter"),
-        Operation(
-            "compare_and_set with a stale version", lambda p, n, t: p.compare_and_set(n, t, "stale"), "compare_and_set",
-            "compare_and_set",
-        ),
-        Operation(
-            "compare_and_delete with a stale version", lambda p, n, t: p.compare_and_delete(n, "stale"), "compare_and_delete",
-            "compare_and_set",
-        ),
-        Operation("set_bytes of text", lambda p, n, t: p.set_bytes(n, t), "set_bytes", "binary"),
-    )  # fmt: skip
-
-    async def write(self, provider: CacheProtocol, name: str, token: str) -> None:
-        await provider.set(name, token)
-
-    async def read(self, provider: CacheProtocol, name: str) -> str | None:
-        return await provider.get(name)
-
-    async def erase(self, provider: CacheProtocol, name: str) -> None:
-        await provider.delete(name)
-
-    async def state(self, provider: Any, name: str, declared: frozenset[str]) -> tuple[object, ...]:
-        state: list[object] = [await provider.get(name)]
-        if "compare_and_set" in declared:
-            state.append(await provider.get_entry(name))
-        if "ttl_query" in declared:
-            state.append("no expiry" if (await attempt(lambda: provider.expires_in(name))).value is None else "an expiry")
-        return tuple(state)
+    )
 
     async def create(self, provider: Add, name: str, token: str) -> None:
         if not await provider.add(name, token):
             raise ConflictError(f"key {name!r} is present")
 
-    async def handles(self, provider: CompareAndSet, name: str) -> list[str]:
-        entry = await provider.get_entry(name)
-        return [] if entry is None else [entry.version]
-
-    async def replay(self, provider: CompareAndSet, name: str, handle: str, token: str) -> None:
-        await provider.compare_and_set(name, token, handle)
-
     async def erase_many(self, provider: Clear, names: list[str]) -> None:
         await provider.clear()
 
-    async def alias(self, provider: Any, name: str, token: str) -> str | None:
-        items = {name: token}
-        await provider.set_many(items)
-        items[name] = "changed by the caller"
-        if await provider.get(name) != token:
-            return "a mapping given to set_many was changed by its caller, and the cache with it"
 
-        found = await provider.get_many([name])
-        found[name] = "changed by the caller"
-        if (await provider.get_many([name]))[name] != token or await provider.get(name) != token:
-            return "the result of get_many was changed by its caller, and the cache with it"
-
-        return None
-
-
-class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRules, ExpiryRules, CommonRules):
+class CacheContract(KeyValueRules, CommonRules):
     """Certifies a cache."""
 
     name = "cache"
@@ -222,10 +173,10 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
         "batch": Batch,
         "counter": Counter,
         "compare_and_set": CompareAndSet,
+        "bounded": Bounded,
         "binary": Binary,
         "lifecycle": Lifecycle,
     }
-    own_capabilities = frozenset("add touch ttl_query get_or_set clear batch counter compare_and_set bounded binary".split())
     extra_needs: ClassVar = {
         "CA-11": frozenset({"validation"}),
         "COM-17": frozenset({"batch"}),  # text cannot be changed: only a batch takes and returns what can.
@@ -235,7 +186,6 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
     }
     without_subject = frozenset({"MT-06"})  # A cache does not tell its keys.
     limits_type = CacheLimits
-    expiry_query = "ttl_query"
     cells = CacheCells()
 
     @classmethod
@@ -248,54 +198,33 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
                 "`async def make_provider(self, *, namespace: str, **config)` and keep each namespace's keys apart."
             )
 
-    def text_writes(self, store: Any, key: str, value: Any) -> dict[str, Callable[[], Awaitable[object]]]:
-        writes = super().text_writes(store, key, value)
-        if "add" in self.declared:
-            writes["add"] = lambda: store.add(key, value)
-        return writes
+    # The words in which the rules are written.
 
-    def expired_reads(self, client: Any, key: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
-        async def many() -> object:
-            return (await client.get_many([key]))[key]
+    def numbers(self) -> CacheLimits:
+        return cast(CacheLimits, super().numbers())
 
-        async def expires_in() -> object:
-            tried = await attempt(lambda: client.expires_in(key))
-            return None if isinstance(tried.error, NotFoundError) else tried.result()
+    def text_writes(self, client: Any, key: str, value: Any) -> dict[str, Call[object]]:
+        return super().text_writes(client, key, value) | self.declared_of({"add": ("add", lambda: client.add(key, value))})
 
-        return self._declared_of(
+    def timed_writes(self, client: Any, key: str, ttl: Any) -> dict[str, Call[object]]:
+        return self.declared_of(
             {
-                "get": (None, lambda: client.get(key)),
-                "expires_in": ("ttl_query", expires_in),
-                "get_many": ("batch", many),
-                "get_entry": ("compare_and_set", lambda: client.get_entry(key)),
-                "get_bytes": ("binary", lambda: client.get_bytes(key)),
-            }
-        )
-
-    def timed_writes(self, client: Any, key: str, ttl: Any) -> Mapping[str, Callable[[], Awaitable[object]]]:
-        return self._declared_of(
-            {
-                "set": (None, lambda: client.set(key, self.token(), ttl=ttl)),
+                "set": ("", lambda: client.set(key, self.token(), ttl=ttl)),
                 "add": ("add", lambda: client.add(key, self.token(), ttl=ttl)),
                 "touch": ("touch", lambda: client.touch(key, ttl)),
                 "get_or_set": ("get_or_set", lambda: client.get_or_set(key, _given(self.token()), ttl=ttl)),
             }
         )
 
-    def creations(self, client: Any, key: str, value: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
-        return self._declared_of(
+    def creations(self, client: Any, key: str, value: str) -> dict[str, Call[object]]:
+        return self.declared_of(
             {
-                "set": (None, lambda: client.set(key, value)),
+                "set": ("", lambda: client.set(key, value)),
                 "add": ("add", lambda: client.add(key, value)),
                 "get_or_set": ("get_or_set", lambda: client.get_or_set(key, _given(value))),
                 "compare_and_set": ("compare_and_set", lambda: client.compare_and_set(key, value, None)),
             }
         )
-
-    def _declared_of(
-        self, calls: Mapping[str, tuple[str | None, Callable[[], Awaitable[object]]]]
-    ) -> Mapping[str, Callable[[], Awaitable[object]]]:
-        return {name: call for name, (needs, call) in calls.items() if needs is None or needs in self.declared}
 
     # Presence
 
@@ -355,18 +284,17 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
         Catches a copy that is kept inside the client, and that nobody invalidates.
         """
         reader, writer = await self.clients(2)
-        staleness = self.numbers().staleness
         value = self.token()
 
         async def changed(label: str, change: Callable[[str], Awaitable[object]], expected: str | None, first: str = "") -> None:
             with self.case(label):
                 key = self.key()
                 await writer.set(key, first or self.token())
-                await self.wait(staleness)
+                await self.settle()
                 for _ in range(2):
                     await reader.get(key)
                 await change(key)
-                await self.wait(staleness)
+                await self.settle()
                 self.same(
                     await reader.get(key), expected, given=f"get by a client that had read the key, after another's {label}"
                 )
@@ -384,7 +312,10 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
             _, gone_after = await self.set_timed(writer, key, self.token(), self.ttl_unit())
             await reader.get(key)
             await self.expect_gone(
-                reader, key, gone_after + staleness, "get by a client that had read the key, after the TTL that another set"
+                reader,
+                key,
+                gone_after + self.numbers().staleness,
+                "get by a client that had read the key, after the TTL that another set",
             )
 
     # add
@@ -409,7 +340,7 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
                 expected="one True",
                 observed=Plain(f"{results.count(True)} of them"),
             )
-            await self.wait(self.numbers().staleness)
+            await self.settle()
             stored = values[results.index(True)]
             self.same(await cache.get(key), stored, given="get after 20 concurrent adds: the winner's value")
         self.same(await cache.add(key, self.token(), ttl=self.ttl_unit()), False, given="add(ttl=...) of a key that is present")
@@ -540,7 +471,7 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
             await released.wait()
             return f"value {number}"
 
-        calls: list[Callable[[], Awaitable[object]]] = [partial(cache.get_or_set, key, compute) for _ in range(MANY)]
+        calls: list[Call[object]] = [partial(cache.get_or_set, key, compute) for _ in range(MANY)]
         *results, _ = await gather([*calls, lambda: self._meanwhile(cache, released)])
         self.check(
             runs == 1,
@@ -584,7 +515,7 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
             await released.wait()
             raise LookupError("raised by the factory")
 
-        calls: list[Callable[[], Awaitable[object]]] = [partial(cache.get_or_set, key, fail) for _ in range(MANY)]
+        calls: list[Call[object]] = [partial(cache.get_or_set, key, fail) for _ in range(MANY)]
         tried = await self._in_time([*calls, lambda: self._meanwhile(cache, released)], "of which the first one's factory fails")
         for each in tried[:-1]:
             self.check(
@@ -639,7 +570,7 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
                 )
                 self.same(await cache.get(key), None, given="get after the factory returned 7")
 
-    async def _in_time(self, calls: list[Callable[[], Awaitable[object]]], given: str) -> list[Attempt[object]]:
+    async def _in_time(self, calls: list[Call[object]], given: str) -> list[Attempt[object]]:
         """What became of each of several concurrent `get_or_set`, which all end."""
         tried: list[Attempt[object]] = []
         with anyio.move_on_after(5 * self.patience) as scope:
@@ -767,7 +698,7 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
             )
 
     def _capacity(self) -> int:
-        capacity = int(getattr(self.numbers(), "capacity_bytes", CacheLimits().capacity_bytes))
+        capacity = self.numbers().capacity_bytes
         if capacity > LARGEST_FILLED:
             self.not_provoked(f"a capacity of {capacity} bytes takes too long to fill: certify with {LARGEST_FILLED} or less")
         return capacity
@@ -807,21 +738,14 @@ class CacheContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRu
         # Imported here: an application's own tests of a provider should not load the model before they need it.
         from omnitck.reference.cache import MemoryCache, MemoryCacheBackend
 
-        divergence = await walk(
+        await self.check_walk(
             await self.connect(),
             lambda: MemoryCache(MemoryCacheBackend(), capabilities=self.declared),
             _random_steps(random.Random(self.seed), self.declared),
-            names=lambda: [self.key() for _ in range(WALK_NAMES)],
-            refine=_comparable,
-            version_of=_version_of,
+            refine=comparable,
+            version_of=version_of,
             subject="cache",
         )
-        if divergence is not None:
-            self.fail_rule(
-                given=f"a random walk, OMNITCK_SEED={self.seed}; shortened to\n{divergence.reproduction}",
-                expected=divergence.expected,
-                observed=divergence.observed,
-            )
 
 
 MANY = 20
@@ -830,8 +754,6 @@ FILLING = 262_144
 """Bytes of a value that fills a cache: the largest that each one takes."""
 LARGEST_FILLED = 64 * 1024 * 1024
 """Bytes of a capacity beyond which it is not filled."""
-WALK_STEPS = 300
-WALK_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -848,63 +770,21 @@ class _Computed:
 
 
 def _random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
-    """A walk over the declared operations, on so few keys and values that they meet, each followed by a look at its key."""
-    values = ("", "a", "b", "7", "-3", "0x1")
+    """A walk over the declared operations."""
 
     def value() -> str:
-        return chance.choice(values)
+        return chance.choice(VALUES)
 
-    actions: list[tuple[str | None, Callable[[Name], Step]]] = [
-        (None, lambda key: Step("set", (key, value()))),
-        (None, lambda key: Step("set", (key, value()))),
-        (None, lambda key: Step("delete", (key,))),
-        (None, lambda key: Step("set", (key, value()), {"ttl": 36_000.0})),
-        (None, lambda key: Step("set", (key, value()), {"ttl": 36_000.0})),
+    actions: list[Move] = [
+        *key_value_actions(chance),
+        ("", lambda key: Step("set", (key, value()), {"ttl": SHORT_TTL})),
+        ("", lambda key: Step("set", (key, value()), {"ttl": SHORT_TTL})),
         ("add", lambda key: Step("add", (key, value()))),
-        ("add", lambda key: Step("add", (key, value()), {"ttl": 36_000.0})),
-        ("touch", lambda key: Step("touch", (key, 72_000.0))),
+        ("add", lambda key: Step("add", (key, value()), {"ttl": SHORT_TTL})),
+        ("touch", lambda key: Step("touch", (key, LONG_TTL))),
         ("touch", lambda key: Step("touch", (key, None))),
         ("get_or_set", lambda key: Step("get_or_set", (key, _Computed(value())))),
-        ("get_or_set", lambda key: Step("get_or_set", (key, _Computed(value())), {"ttl": 36_000.0})),
+        ("get_or_set", lambda key: Step("get_or_set", (key, _Computed(value())), {"ttl": SHORT_TTL})),
         ("clear", lambda key: Step("clear", ())),
-        ("batch", lambda key: Step("set_many", ({key: value(), Name((key.number + 1) % WALK_NAMES): value()},))),
-        ("batch", lambda key: Step("delete_many", ([key],))),
-        ("counter", lambda key: Step("increment", (key, chance.choice((1, -2, 10))))),
-        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), None))),
-        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), Version(key.number)))),
-        ("compare_and_set", lambda key: Step("compare_and_delete", (key, Version(key.number)))),
-        ("binary", lambda key: Step("set_bytes", (key, value().encode()))),
     ]
-    looks: list[tuple[str | None, Callable[[Name], Step]]] = [
-        (None, lambda key: Step("get", (key,))),
-        ("ttl_query", lambda key: Step("expires_in", (key,))),
-        ("ttl_query", lambda key: Step("expires_in", (key,))),
-        ("batch", lambda key: Step("get_many", ([key, Name((key.number + 1) % WALK_NAMES), key],))),
-        ("compare_and_set", lambda key: Step("get_entry", (key,))),
-        ("binary", lambda key: Step("get_bytes", (key,))),
-    ]
-    may_act = [make for needs, make in actions if needs is None or needs in declared]
-    may_look = [make for needs, make in looks if needs is None or needs in declared]
-    steps = []
-    for _ in range(WALK_STEPS):
-        key = Name(chance.randrange(WALK_NAMES))
-        steps += [chance.choice(may_act)(key), chance.choice(may_look)(key)]
-    return steps
-
-
-def _version_of(step: Step, value: object) -> str | None:
-    """The version that a call gave out."""
-    if isinstance(value, Entry):
-        return value.version
-    return value if step.method == "compare_and_set" and isinstance(value, str) else None
-
-
-def _comparable(step: Step, value: object) -> object:
-    """A result without what differs between two good caches: versions, and the passing of time."""
-    if isinstance(value, Entry):
-        return value.value
-    if step.method == "compare_and_set":
-        return "a version"
-    if step.method == "expires_in" and isinstance(value, float | int):
-        return "a long expiry" if value > 50_000 else "an expiry"
-    return value
+    return random_steps(chance, declared, 300, actions, key_value_looks("ttl_query"))

@@ -1,17 +1,8 @@
 """`document_database`: documents with fields, found by what they hold.
 
-The spelling is MongoDB's, the language is closed: what is not written here is refused, never ignored.
-
-- A *document* is a `dict`. Its values are None, `bool`, `int` below 2**53 in size, finite `float`, `str`, and `list` and `dict`
-  of such, at most 32 deep, itself included. Names of fields are not empty, do not begin with `$`, and hold no `.` and no U+0000;
-  text holds no U+0000 and no lone surrogate. `_id` is a `str`, 1 to `limits.key_bytes` bytes of UTF-8. Exact or refused, never
-  rounded.
-- A *filter* is a `dict` of fields and scalars, all of which must be equal (an empty one matches everything). A missing field
-  equals nothing, None least of all. `1 == 1.0`, but `1`, `"1"` and `True` are three values.
-- An *update* is `{"$set": {field: value}}`.
-- What is in the language of a capability that is not declared is `UnsupportedError`; what is in none is `InvalidArgumentError`.
-- Names of collections of `a-z 0-9 _ -`, up to `limits.collection_bytes`, are legal everywhere; any other is taken exactly or
-  refused. A collection needs no creation: one that was never used is empty.
+The spelling is MongoDB's, the language is closed: what is not written here is refused, never ignored. The core is five
+operations; a capability adds operations, arguments, or more of the language. What the rules know of that language, and the
+hostile documents that they try, are in `omnitck.kit.documents`.
 """
 
 import copy
@@ -21,13 +12,13 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cached_property, partial
 from itertools import count
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import anyio.lowlevel
 
 from omnitck.kit.cancellation import sweep
 from omnitck.kit.common import LARGEST_TRIED, CommonRules, Lifecycle
-from omnitck.kit.concurrency import attempt, drain, gather, together
+from omnitck.kit.concurrency import Call, attempt, drain, gather, together
 from omnitck.kit.contract import Plain, rule
 from omnitck.kit.documents import (
     ATTACKS,
@@ -38,7 +29,6 @@ from omnitck.kit.documents import (
     OUTSIDE,
     SCALARS,
     VALUES,
-    WALK_NAMES,
     Document,
     DocumentCells,
     Walked,
@@ -50,7 +40,7 @@ from omnitck.kit.documents import (
     revision_of,
 )
 from omnitck.kit.text import describe, describe_error
-from omnitck.kit.walk import walk
+from omnitck.kit.walk import WALK_NAMES
 from omnitck.shared.exceptions import (
     AlreadyExistsError,
     ConflictError,
@@ -62,19 +52,39 @@ from omnitck.shared.models import DocumentLimits
 
 __all__ = [
     "Batch",
+    "Binary",
+    "Datetime",
     "DocumentCells",
     "DocumentDatabaseContract",
     "DocumentDatabaseProtocol",
+    "Int64",
+    "NestedPaths",
     "Projection",
+    "QueryOperators",
+    "Revision",
     "SortPage",
     "Streaming",
     "Transaction",
+    "UpdateOperators",
     "Upsert",
 ]
 
 
 class DocumentDatabaseProtocol(Protocol):
-    """The core: five operations."""
+    """The core: five operations in a closed language.
+
+    - A *document* is a `dict`. Its values are None, `bool`, `int` below 2**53 in size, finite `float`, `str`, and `list` and
+      `dict` of such, at most 32 deep, itself included. Names of fields are not empty, do not begin with `$`, and hold no `.` and
+      no U+0000; text holds no U+0000 and no lone surrogate. `_id` is a `str`, 1 to `limits.key_bytes` bytes of UTF-8. Exact or
+      refused, never rounded.
+    - A *filter* is a `dict` of fields and scalars, all of which must be equal (an empty one matches everything). A missing field
+      equals nothing, None least of all. `1 == 1.0`, but `1`, `"1"` and `True` are three values.
+    - An *update* is `{"$set": {field: value}}`.
+    - What is in the language of a capability that is not declared is `UnsupportedError`; what is in none is
+      `InvalidArgumentError`.
+    - Names of collections of `a-z 0-9 _ -`, up to `limits.collection_bytes`, are legal everywhere; any other is taken exactly or
+      refused. A collection needs no creation: one that was never used is empty.
+    """
 
     async def insert_one(self, collection: str, document: Mapping[str, Any]) -> str:
         """Store a new document; its `_id`, which is made up if the document has none. `AlreadyExistsError` if it is taken.
@@ -99,24 +109,19 @@ class DocumentDatabaseProtocol(Protocol):
         ...
 
 
-# Capabilities that bring no method but more of the language:
-#
-# `query_operators`: a filter's value may be a dict of operators, all of which must hold. `$gt`, `$gte`, `$lt` and `$lte` compare
-# numbers with numbers and texts with texts (by code point), and match nothing else; `$ne` and `$nin` match only documents that
-# have the field; `$in: []` matches none; `$exists` tells a missing field from None.
-#
-# `nested_paths`: in filters, in `$set` and in other operators, `a.b` is the field `b` of the map `a`; a `$set` makes the maps
-# that are missing, and is `InvalidArgumentError` through something that is no map.
-#
-# `update_operators`: `$unset: {field: ""}`, `$inc: {field: number}` (a missing field counts as 0), `$push: {field: value}` (a
-# missing field is an empty list); on a value of another type `InvalidArgumentError`. Two operators on one field are refused.
-#
-# `revision`: every document that is returned has `_rev`, opaque text, another after each write. A filter of `_id` and `_rev` in
-# `update_one`, `delete_one` and `replace_one` writes only if it is current, else, or if the document is missing,
-# `ConflictError`. `_rev` in a document to be stored is `InvalidArgumentError`.
-#
-# `datetime`: aware `datetime` values, which come back in UTC, exact to the millisecond at least; naive ones are refused.
-# `binary`: `bytes` values. `int64`: integers from -2**63 to 2**63-1.
+class QueryOperators(Protocol):
+    """Capability `query_operators`: a filter's value may be a dict of operators, all of which must hold.
+
+    `$gt`, `$gte`, `$lt` and `$lte` compare numbers with numbers and texts with texts (by code point), and match nothing else;
+    `$ne` and `$nin` match only documents that have the field; `$in: []` matches none; `$exists` tells a missing field from None.
+    """
+
+
+class NestedPaths(Protocol):
+    """Capability `nested_paths`: in filters, in `$set` and in other operators, `a.b` is the field `b` of the map `a`.
+
+    A `$set` makes the maps that are missing, and is `InvalidArgumentError` through something that is no map.
+    """
 
 
 class SortPage(Protocol):
@@ -172,6 +177,14 @@ class Streaming(Protocol):
         ...
 
 
+class UpdateOperators(Protocol):
+    """Capability `update_operators`: `$unset: {field: ""}`, `$inc: {field: number}`, `$push: {field: value}` beside `$set`.
+
+    A missing field counts as 0, or as an empty list; a value of another type is `InvalidArgumentError`, as are two operators on
+    one field.
+    """
+
+
 class Upsert(Protocol):
     """Capability `upsert`."""
 
@@ -183,6 +196,14 @@ class Upsert(Protocol):
         With *upsert* it is stored in any case. An `_id` in *document* must be the same one.
         """
         ...
+
+
+class Revision(Protocol):
+    """Capability `revision`: every document that is returned has `_rev`, opaque text, another after each write.
+
+    A filter of `_id` and `_rev` in `update_one`, `delete_one` and `replace_one` writes only if it is current, else, or if the
+    document is missing, `ConflictError`. `_rev` in a document to be stored is `InvalidArgumentError`.
+    """
 
 
 class Batch(Protocol):
@@ -207,16 +228,17 @@ class Transaction(Protocol):
         ...
 
 
-REFUSED = (InvalidArgumentError, UnsupportedError)
-"""How a provider says that something is not in its language."""
-COLLECTION_BYTES = 48
-"""Up to this a name of `a-z 0-9 _ -` is legal everywhere."""
-TENANT_FIELDS = ("tenant_id", "_tenant", "tenant", "tenantId")
-"""What providers call the field in which they keep a tenant."""
-LARGEST_AMOUNT = 2001
-"""Documents beyond which no page is looked for."""
-MOST_LOOKS = 2000
-"""Reads of a reader that waits for a writer to end."""
+class Datetime(Protocol):
+    """Capability `datetime`: aware `datetime` values, which come back in UTC, exact to the millisecond at least; naive ones are
+    refused."""
+
+
+class Binary(Protocol):
+    """Capability `binary`: `bytes` values."""
+
+
+class Int64(Protocol):
+    """Capability `int64`: integers from -2**63 to 2**63-1."""
 
 
 class DocumentDatabaseContract(CommonRules):
@@ -227,27 +249,32 @@ class DocumentDatabaseContract(CommonRules):
     prefix = "DB"
     protocols: ClassVar = {
         "": DocumentDatabaseProtocol,
+        "query_operators": QueryOperators,
+        "nested_paths": NestedPaths,
         "sort_page": SortPage,
         "projection": Projection,
         "streaming": Streaming,
+        "update_operators": UpdateOperators,
         "upsert": Upsert,
+        "revision": Revision,
         "batch": Batch,
         "transaction": Transaction,
+        "datetime": Datetime,
+        "binary": Binary,
+        "int64": Int64,
         "lifecycle": Lifecycle,
     }
-    own_capabilities = frozenset(
-        "query_operators nested_paths sort_page projection streaming update_operators upsert revision batch transaction datetime "
-        "binary int64".split()
-    )
     extra_needs: ClassVar = {"MT-19": frozenset({"revision"}), "MT-22": frozenset({"batch"})}
     limits_type = DocumentLimits
 
     @cached_property
     def cells(self) -> DocumentCells:
-        """The documents of one collection of the rule's own."""
         return DocumentCells(self)
 
-    # The words of these rules.
+    # The words in which the rules are written.
+
+    def numbers(self) -> DocumentLimits:
+        return cast(DocumentLimits, super().numbers())
 
     def same_document(self, observed: Any, expected: Document | None, given: str, hint: str = "") -> None:
         """Fail the rule unless *observed* is *expected*, deeply and in every type, apart from its revision."""
@@ -706,7 +733,7 @@ class DocumentDatabaseContract(CommonRules):
             **{f"f{n}": 9 for n in range(10)},
             **{f"g{n}-{step}": step for n in range(10) for step in range(10)},
         }
-        await self.wait(self.numbers().staleness)
+        await self.settle()
         self.same_document(
             await clients[0].find_one(where, {"_id": id}),
             expected,
@@ -758,7 +785,7 @@ class DocumentDatabaseContract(CommonRules):
         """
         database: Any = await self.connect()
         where = self.key()
-        limits: Any = self.numbers()
+        limits = self.numbers()
         size = min(limits.document_bytes, LARGEST_TRIED)
         for label, filler in {
             "ASCII": "x",
@@ -778,16 +805,15 @@ class DocumentDatabaseContract(CommonRules):
                     continue
 
                 longer = document["pad"] + "x"
-                calls: dict[str, Callable[[], Awaitable[object]]] = {
-                    "insert_one": partial(database.insert_one, where, {**document, "_id": id[:-1] + "X", "pad": longer}),
-                    "update_one": partial(database.update_one, where, {"_id": id}, {"$set": {"pad": longer}}),
-                    "update_one of a new field": partial(database.update_one, where, {"_id": id}, {"$set": {"g": 0}}),
+                of = {"_id": id}
+                calls: dict[str, tuple[str, Call[object]]] = {
+                    "insert_one": ("", partial(database.insert_one, where, {**document, "_id": id[:-1] + "X", "pad": longer})),
+                    "update_one": ("", partial(database.update_one, where, of, {"$set": {"pad": longer}})),
+                    "update_one of a new field": ("", partial(database.update_one, where, of, {"$set": {"g": 0}})),
+                    "$push": ("update_operators", partial(database.update_one, where, of, {"$push": {"more": 1}})),
+                    "replace_one": ("upsert", partial(database.replace_one, where, of, {**document, "pad": longer})),
                 }
-                if "update_operators" in self.declared:
-                    calls["$push"] = partial(database.update_one, where, {"_id": id}, {"$push": {"more": 1}})
-                if "upsert" in self.declared:
-                    calls["replace_one"] = partial(database.replace_one, where, {"_id": id}, {**document, "pad": longer})
-                for name, call in calls.items():
+                for name, call in self.declared_of(calls).items():
                     with self.case(f"{label}, {name}"):
                         await self.refused(call, TooLargeError, given=f"{name} that makes a document longer than {size} bytes")
                 self.same_documents(
@@ -1016,24 +1042,8 @@ class DocumentDatabaseContract(CommonRules):
         where = self.key()
         numbers = (MISSING, None, -5, -0.5, 0, 0.5, 1, 1.0, 2, 10, 10, 9, None, MISSING, 2**40, 1e-7)
         texts = (
-            MISSING,
-            None,
-            "",
-            "A",
-            "B",
-            "Z",
-            "a",
-            "aa",
-            "b",
-            "b",
-            "\u00e1",
-            "\u00df",
-            "z",
-            "10",
-            "9",
-            "\uffff",
-            "\U00010000",
-        )
+            MISSING, None, "", "A", "B", "Z", "a", "aa", "b", "b", "\u00e1", "\u00df", "z", "10", "9", "\uffff", "\U00010000",
+        )  # fmt: skip
         documents = []
         for kind, values in (("numbers", numbers), ("texts", texts)):
             for number, value in enumerate(values):
@@ -1199,7 +1209,7 @@ class DocumentDatabaseContract(CommonRules):
             await one.delete_one(where, of)
             await one.insert_one(where, {"_id": id, "f": 1})
 
-        changes: dict[str, tuple[str, Callable[[], Awaitable[object]]]] = {
+        changes: dict[str, tuple[str, Call[object]]] = {
             "insert_one": ("", lambda: one.insert_one(where, {"_id": id, "f": 1})),
             "update_one": ("", lambda: one.update_one(where, of, {"$set": {"f": 2}})),
             "update_one to what is there": ("", lambda: one.update_one(where, of, {"$set": {"f": 2}})),
@@ -1207,39 +1217,35 @@ class DocumentDatabaseContract(CommonRules):
             "replace_one": ("upsert", lambda: one.replace_one(where, of, {"f": 1})),
             "$inc": ("update_operators", lambda: one.update_one(where, of, {"$inc": {"f": 1}})),
         }
-        for label, (needs, change) in changes.items():
-            if needs and needs not in self.declared:
-                continue
+        for label, change in self.declared_of(changes).items():
             with self.case(label):
                 await change()
                 made = await current()
                 self.check(made not in seen, given=f"_rev after {label}", expected="one that no state had before", observed=made)
                 seen.append(made)
-        await self.wait(self.numbers().staleness)
+        await self.settle()
         with self.case("another client"):
             passed = "".join(list(seen[-1]))
             self.same(
                 await other.update_one(where, {"_id": id, "_rev": passed}, {"$set": {"f": 5}}), True, given="the current _rev"
             )
-        looks: dict[str, Callable[[], Awaitable[Any]]] = {
-            "find_many": lambda: one.find_many(where, of),
-            "find_iter": lambda: drain(one.find_iter(where, of)),
-            "a projection": lambda: one.find_many(where, of, projection=["f"]),
+        reads: dict[str, tuple[str, Call[Any]]] = {
+            "find_many": ("", lambda: one.find_many(where, of)),
+            "find_iter": ("streaming", lambda: drain(one.find_iter(where, of))),
+            "a projection": ("projection", lambda: one.find_many(where, of, projection=["f"])),
         }
-        for label, look in looks.items():
-            if {"find_iter": "streaming", "a projection": "projection"}.get(label, "revision") in self.declared:
-                with self.case(label):
-                    self.same_documents(await look(), [{"_id": id, "f": 5}], label)
-                    self.same((await look())[0]["_rev"], await current(), given=f"_rev from {label}, and from find_one")
+        for label, read in self.declared_of(reads).items():
+            with self.case(label):
+                self.same_documents(await read(), [{"_id": id, "f": 5}], label)
+                self.same((await read())[0]["_rev"], await current(), given=f"_rev from {label}, and from find_one")
         before = await one.find_one(where, of)
         absent = self.key()
-        writes: dict[str, Callable[[Document], Awaitable[object]]] = {
-            "update_one": lambda chosen: other.update_one(where, chosen, {"$set": {"f": 9}}),
-            "delete_one": lambda chosen: other.delete_one(where, chosen),
+        writes: dict[str, tuple[str, Callable[[Document], Awaitable[object]]]] = {
+            "update_one": ("", lambda chosen: other.update_one(where, chosen, {"$set": {"f": 9}})),
+            "delete_one": ("", lambda chosen: other.delete_one(where, chosen)),
+            "replace_one": ("upsert", lambda chosen: other.replace_one(where, chosen, {"f": 9})),
         }
-        if "upsert" in self.declared:
-            writes["replace_one"] = lambda chosen: other.replace_one(where, chosen, {"f": 9})
-        for name, write in writes.items():
+        for name, write in self.declared_of(writes).items():
             for stale in seen:
                 with self.case(f"{name}, stale"):
                     await self.refused(
@@ -1467,7 +1473,7 @@ class DocumentDatabaseContract(CommonRules):
         where = self.key()
         last: list[Document] = []
 
-        def block() -> Callable[[], Awaitable[None]]:
+        def block() -> Call[None]:
             last[:] = [{"_id": self.key(), "n": 1}, {"_id": self.key(), "n": 2}]
             one, two = last
 
@@ -1647,9 +1653,9 @@ class DocumentDatabaseContract(CommonRules):
 
         def names() -> list[str]:
             walked.collection = self.key()
-            return [self.key() for _ in range(WALK_NAMES)]
+            return [self.key("w") for _ in range(WALK_NAMES)]
 
-        divergence = await walk(
+        await self.check_walk(
             walked,
             lambda: Walked(MemoryDocumentDatabase(MemoryDocuments(), capabilities=self.declared)),
             random_steps(random.Random(self.seed), self.declared),
@@ -1658,12 +1664,6 @@ class DocumentDatabaseContract(CommonRules):
             version_of=revision_of,
             subject="database",
         )
-        if divergence is not None:
-            self.fail_rule(
-                given=f"a random walk, OMNITCK_SEED={self.seed}; shortened to\n{divergence.reproduction}",
-                expected=divergence.expected,
-                observed=divergence.observed,
-            )
 
     # Arguments
 
@@ -1690,21 +1690,19 @@ class DocumentDatabaseContract(CommonRules):
         }
         for label, fields in wrong.items():
             new = self.key()
-            calls: dict[str, Callable[[], Awaitable[object]]] = {
-                "insert_one": partial(database.insert_one, where, {"_id": new, "good": 1, **fields}),
-                "update_one": partial(database.update_one, where, {"_id": id}, {"$set": {"good": 1, **fields}}),
+            of = {"_id": id}
+            calls: dict[str, tuple[str, Call[object]]] = {
+                "insert_one": ("", partial(database.insert_one, where, {"_id": new, "good": 1, **fields})),
+                "update_one": ("", partial(database.update_one, where, of, {"$set": {"good": 1, **fields}})),
+                "replace_one": ("upsert", partial(database.replace_one, where, of, {"good": 1, **fields}, upsert=True)),
+                "insert_many": ("batch", partial(database.insert_many, where, [{"_id": new, "good": 1, **fields}])),
             }
-            if "upsert" in self.declared:
-                calls["replace_one"] = partial(database.replace_one, where, {"_id": id}, {"good": 1, **fields}, upsert=True)
-            if "batch" in self.declared:
-                calls["insert_many"] = partial(database.insert_many, where, [{"_id": new, "good": 1, **fields}])
-            if "update_operators" in self.declared and "f" in fields:
-                calls["$push"] = partial(
-                    database.update_one, where, {"_id": id}, {"$set": {"good": 1}, "$push": {"list": fields["f"]}}
-                )
+            if "f" in fields:
+                push = {"$set": {"good": 1}, "$push": {"list": fields["f"]}}
+                calls["$push"] = ("update_operators", partial(database.update_one, where, of, push))
             if label not in ("an empty name", "a name with $") and not isinstance(fields.get("f"), dict | list | tuple | set):
-                calls["find_many"] = partial(database.find_many, where, fields)
-            for name, call in calls.items():
+                calls["find_many"] = ("", partial(database.find_many, where, fields))
+            for name, call in self.declared_of(calls).items():
                 with self.case(f"{name}, {label}"):
                     await self.refused(call, REFUSED, given=f"{name} of {label}")
             self.same_documents(await database.find_many(where, {}), [document], f"everything after {label} was refused")
@@ -1756,7 +1754,7 @@ class DocumentDatabaseContract(CommonRules):
         Catches the identifier that PostgreSQL cuts at 63 bytes.
         """
         database: Any = await self.connect()
-        limits: Any = self.numbers()
+        limits = self.numbers()
         longest = self.key().ljust(limits.collection_bytes, "x")
         twin, id = longest[:-1] + "y", self.key()
         await database.insert_one(longest, {"_id": id, "f": 1})
@@ -1816,3 +1814,15 @@ class DocumentDatabaseContract(CommonRules):
                     await database.delete_one(where, {"_id": id, field: "moved"}), True, given=f"delete_one by _id and {field}"
                 )
                 self.same_documents(await theirs.find_many(where, {}), [others], "everything after that, for whom it belongs to")
+
+
+REFUSED = (InvalidArgumentError, UnsupportedError)
+"""How a provider says that something is not in its language."""
+COLLECTION_BYTES = 48
+"""Up to this a name of `a-z 0-9 _ -` is legal everywhere."""
+TENANT_FIELDS = ("tenant_id", "_tenant", "tenant", "tenantId")
+"""What providers call the field in which they keep a tenant."""
+LARGEST_AMOUNT = 2001
+"""Documents beyond which no page is looked for."""
+MOST_LOOKS = 2000
+"""Reads of a reader that waits for a writer to end."""

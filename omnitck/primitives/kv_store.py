@@ -6,7 +6,7 @@ capability, which the provider declares and the kit then checks. What a cache ow
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -14,25 +14,29 @@ from typing import Any, ClassVar, Protocol
 import anyio
 
 from omnitck.kit.cancellation import cancel_at
-from omnitck.kit.cells import Cells, Operation
+from omnitck.kit.cells import Operation
 from omnitck.kit.common import CommonRules, Lifecycle
-from omnitck.kit.concurrency import attempt, drain, enter, gather, together
+from omnitck.kit.concurrency import Call, attempt, drain, enter, gather, together
 from omnitck.kit.contract import Plain, rule
-from omnitck.kit.expiry import EXPIRY_RULES, ExpiryRules
+from omnitck.kit.expiry import EXPIRY_RULES
 from omnitck.kit.history import Recorder, Verdict, check, explain
 from omnitck.kit.key_value import (
+    LONG_TTL,
+    SHORT_TTL,
+    VALUES,
     Batch,
-    BatchRules,
     Binary,
-    BinaryRules,
     CompareAndSet,
     Counter,
-    CounterRules,
-    ValueRules,
-    VersionRules,
+    KeyValueCells,
+    KeyValueRules,
+    comparable,
+    key_value_actions,
+    key_value_looks,
+    version_of,
 )
 from omnitck.kit.text import describe
-from omnitck.kit.walk import Name, Step, Version, walk
+from omnitck.kit.walk import WALK_NAMES, Move, Name, Step, random_steps
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError
 from omnitck.shared.models import Change, Entry, Expect, Put, Remove
 
@@ -41,6 +45,7 @@ __all__ = [
     "KVCells",
     "KVStoreContract",
     "KVStoreProtocol",
+    "Linearizable",
     "Listing",
     "Transaction",
     "Watch",
@@ -61,6 +66,11 @@ class KVStoreProtocol(Protocol):
     async def delete(self, key: str) -> None:
         """Remove exactly this *key*. An absent key is fine."""
         ...
+
+
+class Linearizable(Protocol):
+    """Capability `linearizable`: operations on one key by all clients take effect in one order, each between its call and its
+    return. `limits.staleness` is then 0."""
 
 
 class Expiring(Protocol):
@@ -99,77 +109,29 @@ class Transaction(Protocol):
         ...
 
 
-class KVCells(Cells[Any]):
+class KVCells(KeyValueCells):
     """A key-value store as a set of cells."""
 
     operations = (
-        Operation("get", lambda p, n, t: p.get(n), "get"),
-        Operation("set", lambda p, n, t: p.set(n, t), "set", writes=True),
-        Operation("delete", lambda p, n, t: p.delete(n), "delete"),
-        Operation("get_entry", lambda p, n, t: p.get_entry(n), "get_entry", "compare_and_set"),
-        Operation(
-            "compare_and_set", lambda p, n, t: p.compare_and_set(n, t, None), "compare_and_set", "compare_and_set", writes=True
-        ),
-        Operation("compare_and_delete", lambda p, n, t: p.compare_and_delete(n, "1"), "compare_and_delete", "compare_and_set"),
+        *KeyValueCells.operations,
         Operation("set with ttl", lambda p, n, t: p.set(n, t, ttl=3600.0), "set", "ttl", argument="ttl", writes=True),
         Operation("expires_in", lambda p, n, t: p.expires_in(n), "expires_in", "ttl"),
         Operation("list_keys", lambda p, n, t: drain(p.list_keys(n)), "list_keys", "list_prefix", needs_legal_name=False),
-        Operation("get_many", lambda p, n, t: p.get_many([n]), "get_many", "batch"),
-        Operation("set_many", lambda p, n, t: p.set_many({n: t}), "set_many", "batch", writes=True),
-        Operation("delete_many", lambda p, n, t: p.delete_many([n]), "delete_many", "batch"),
-        Operation("increment", lambda p, n, t: p.increment(n), "increment", "counter"),
         Operation("watch", lambda p, n, t: enter(p.watch(n)), "watch", "watch", needs_legal_name=False),
         Operation("transact", lambda p, n, t: p.transact([Put(n, t)]), "transact", "transaction", writes=True),
-        Operation("get_bytes", lambda p, n, t: p.get_bytes(n), "get_bytes", "binary"),
-        Operation("set_bytes", lambda p, n, t: p.set_bytes(n, t.encode()), "set_bytes", "binary", writes=True),
     )
     refusals = (
-        Operation("set of bytes", lambda p, n, t: p.set(n, t.encode()), "set"),
-        Operation(
-            "compare_and_set with a stale version", lambda p, n, t: p.compare_and_set(n, t, "stale"), "compare_and_set",
-            "compare_and_set",
-        ),
-        Operation(
-            "compare_and_delete with a stale version", lambda p, n, t: p.compare_and_delete(n, "stale"), "compare_and_delete",
-            "compare_and_set",
-        ),
+        *KeyValueCells.refusals,
         Operation("expires_in of an absent key", lambda p, n, t: p.expires_in(n + "-absent"), "expires_in", "ttl"),
-        Operation("set_many of bytes", lambda p, n, t: p.set_many({n: t.encode()}), "set_many", "batch"),
-        Operation("increment of text", lambda p, n, t: p.increment(n), "increment", "counter"),
         Operation("transact with an unmet Expect", lambda p, n, t: p.transact([Expect(n, t)]), "transact", "transaction"),
-        Operation("set_bytes of text", lambda p, n, t: p.set_bytes(n, t), "set_bytes", "binary"),
-    )  # fmt: skip
+    )
     enumerates = "list_prefix"
-
-    async def write(self, provider: KVStoreProtocol, name: str, token: str) -> None:
-        await provider.set(name, token)
-
-    async def read(self, provider: KVStoreProtocol, name: str) -> str | None:
-        return await provider.get(name)
-
-    async def erase(self, provider: KVStoreProtocol, name: str) -> None:
-        await provider.delete(name)
 
     async def names(self, provider: Listing, prefix: str) -> list[str]:
         return await drain(provider.list_keys(prefix))
 
-    async def state(self, provider: Any, name: str, declared: frozenset[str]) -> tuple[object, ...]:
-        state: list[object] = [await provider.get(name)]
-        if "compare_and_set" in declared:
-            state.append(await provider.get_entry(name))
-        if "ttl" in declared:
-            state.append("no expiry" if (await attempt(lambda: provider.expires_in(name))).value is None else "an expiry")
-        return tuple(state)
-
     async def create(self, provider: CompareAndSet, name: str, token: str) -> None:
         await provider.compare_and_set(name, token, None)
-
-    async def handles(self, provider: CompareAndSet, name: str) -> list[str]:
-        entry = await provider.get_entry(name)
-        return [] if entry is None else [entry.version]
-
-    async def replay(self, provider: CompareAndSet, name: str, handle: str, token: str) -> None:
-        await provider.compare_and_set(name, token, handle)
 
     async def erase_many(self, provider: Batch, names: list[str]) -> None:
         await provider.delete_many(names)
@@ -177,25 +139,8 @@ class KVCells(Cells[Any]):
     def watch(self, provider: Watch, name: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
         return provider.watch(name)
 
-    async def alias(self, provider: Any, name: str, token: str) -> str | None:
-        items = {name: token}
-        await provider.set_many(items)
-        items[name] = "changed by the caller"
-        if await provider.get(name) != token:
-            return "a mapping given to set_many was changed by its caller, and the store with it"
 
-        found = await provider.get_many([name])
-        found[name] = "changed by the caller"
-        if (await provider.get_many([name]))[name] != token or await provider.get(name) != token:
-            return "the result of get_many was changed by its caller, and the store with it"
-
-        keys = [name]
-        first = await provider.get_many(keys)
-        keys.append("another")
-        return None if list(first) == [name] else "the list given to get_many was changed by its caller, and the result with it"
-
-
-class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, BinaryRules, ExpiryRules, CommonRules):
+class KVStoreContract(KeyValueRules, CommonRules):
     """Certifies a key-value store."""
 
     name = "kv_store"
@@ -203,6 +148,7 @@ class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, Binary
     prefix = "KV"
     protocols: ClassVar = {
         "": KVStoreProtocol,
+        "linearizable": Linearizable,
         "compare_and_set": CompareAndSet,
         "ttl": Expiring,
         "list_prefix": Listing,
@@ -213,7 +159,6 @@ class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, Binary
         "binary": Binary,
         "lifecycle": Lifecycle,
     }
-    own_capabilities = frozenset("compare_and_set ttl list_prefix batch counter watch transaction linearizable binary".split())
     extra_needs: ClassVar = {
         "COM-17": frozenset({"batch"}),  # text cannot be changed: only a batch takes and returns what can.
         **{id: frozenset({"ttl"}) for id in EXPIRY_RULES},
@@ -224,32 +169,17 @@ class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, Binary
     }
     cells = KVCells()
 
-    def text_writes(self, store: Any, key: str, value: Any) -> dict[str, Callable[[], Awaitable[object]]]:
-        writes = super().text_writes(store, key, value)
-        if "transaction" in self.declared:
-            writes["transact"] = lambda: store.transact([Put(key, value)])
-        return writes
+    # The words in which the rules are written.
 
-    def expired_reads(self, client: Any, key: str) -> Mapping[str, Callable[[], Awaitable[object]]]:
-        async def many() -> object:
-            return (await client.get_many([key]))[key]
+    def text_writes(self, client: Any, key: str, value: Any) -> dict[str, Call[object]]:
+        more = self.declared_of({"transact": ("transaction", lambda: client.transact([Put(key, value)]))})
+        return super().text_writes(client, key, value) | more
 
-        async def expires_in() -> object:
-            tried = await attempt(lambda: client.expires_in(key))
-            return None if isinstance(tried.error, NotFoundError) else tried.result()
-
+    def reads(self, client: Any, key: str) -> dict[str, Call[object]]:
         async def listed() -> object:
             return key if key in await drain(client.list_keys(key)) else None
 
-        reads: dict[str, tuple[str | None, Callable[[], Awaitable[object]]]] = {
-            "get": (None, lambda: client.get(key)),
-            "expires_in": ("ttl", expires_in),
-            "get_entry": ("compare_and_set", lambda: client.get_entry(key)),
-            "list_keys": ("list_prefix", listed),
-            "get_many": ("batch", many),
-            "get_bytes": ("binary", lambda: client.get_bytes(key)),
-        }
-        return {name: read for name, (needs, read) in reads.items() if needs is None or needs in self.declared}
+        return super().reads(client, key) | self.declared_of({"list_keys": ("list_prefix", listed)})
 
     # Values
 
@@ -338,7 +268,7 @@ class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, Binary
         for number in range(5):
             value = self.token()
             await writer.set(key, value)
-            await self.wait(self.numbers().staleness)
+            await self.settle()
             for _ in range(3):
                 self.same(
                     await reader.get(key),
@@ -346,7 +276,7 @@ class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, Binary
                     given=f"get by a client that had read it before, after set number {number + 1} by another",
                 )
         await writer.delete(key)
-        await self.wait(self.numbers().staleness)
+        await self.settle()
         self.same(await reader.get(key), None, given="get by a client that had read it before, after delete by another")
 
     @rule("KV-13")
@@ -359,7 +289,7 @@ class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, Binary
         key = self.key()
         values = {self.token(20_000) for _ in range(12)}
         await gather(partial(clients[number % 3].set, key, value) for number, value in enumerate(sorted(values)))
-        await self.wait(self.numbers().staleness)
+        await self.settle()
         seen = [await client.get(key) for client in clients]
         self.check(
             seen[0] in values,
@@ -739,94 +669,40 @@ class KVStoreContract(ValueRules, VersionRules, BatchRules, CounterRules, Binary
         # Imported here: an application's own tests of a provider should not load the model before they need it.
         from omnitck.reference.kv_store import MemoryBackend, MemoryKVStore
 
-        divergence = await walk(
+        await self.check_walk(
             await self.connect(),
             lambda: MemoryKVStore(MemoryBackend(), capabilities=self.declared),
             _random_steps(random.Random(self.seed), self.declared),
-            names=lambda: [self.key() for _ in range(WALK_NAMES)],
-            refine=_comparable,
-            version_of=_version_of,
+            refine=comparable,
+            version_of=version_of,
         )
-        if divergence is not None:
-            self.fail_rule(
-                given=f"a random walk, OMNITCK_SEED={self.seed}; shortened to\n{divergence.reproduction}",
-                expected=divergence.expected,
-                observed=divergence.observed,
-            )
 
 
 HISTORIES = 12
 """Short concurrent histories that one run checks: a stale read or an unchecked comparison shows in about one of three."""
 
 
-WALK_STEPS = 150
-WALK_NAMES = 3
-
-
 def _random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
-    """A walk over the declared operations, on so few keys and values that they meet, each followed by a look at its key."""
-    values = ("", "a", "b", "7", "-3", "0x1")
-
-    def value() -> str:
-        return chance.choice(values)
+    """A walk over the declared operations."""
 
     def transaction(key: Name) -> list[Put | Remove | Expect]:
-        other: Any = Name(chance.randrange(WALK_NAMES))
-        named: Any = key
+        one: Any = key
+        another: Any = Name(chance.randrange(WALK_NAMES))
         kinds: tuple[Callable[[], Put | Remove | Expect], ...] = (
-            lambda: Put(named, value()),
-            lambda: Remove(other),
-            lambda: Expect(named, chance.choice((None, value()))),
+            lambda: Put(one, chance.choice(VALUES)),
+            lambda: Remove(another),
+            lambda: Expect(one, chance.choice((None, *VALUES))),
         )
         return [chance.choice(kinds)() for _ in range(chance.randint(1, 4))]
 
-    actions: list[tuple[str | None, Callable[[Name], Step]]] = [
-        (None, lambda key: Step("set", (key, value()))),
-        (None, lambda key: Step("delete", (key,))),
-        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), None))),
-        ("compare_and_set", lambda key: Step("compare_and_set", (key, value(), Version(key.number)))),
-        ("compare_and_set", lambda key: Step("compare_and_delete", (key, Version(key.number)))),
-        ("ttl", lambda key: Step("set", (key, value()), {"ttl": 36_000.0})),
-        ("ttl", lambda key: Step("set", (key, value()), {"ttl": 72_000.0})),
-        ("batch", lambda key: Step("set_many", ({key: value(), Name((key.number + 1) % WALK_NAMES): value()},))),
-        ("batch", lambda key: Step("delete_many", ([key],))),
-        ("counter", lambda key: Step("increment", (key, chance.choice((1, -2, 10))))),
+    actions: list[Move] = [
+        *key_value_actions(chance),
+        ("ttl", lambda key: Step("set", (key, chance.choice(VALUES)), {"ttl": SHORT_TTL})),
+        ("ttl", lambda key: Step("set", (key, chance.choice(VALUES)), {"ttl": LONG_TTL})),
         ("transaction", lambda key: Step("transact", (transaction(key),))),
-        ("binary", lambda key: Step("set_bytes", (key, value().encode()))),
     ]
-    looks: list[tuple[str | None, Callable[[Name], Step]]] = [
-        (None, lambda key: Step("get", (key,))),
-        ("compare_and_set", lambda key: Step("get_entry", (key,))),
-        ("ttl", lambda key: Step("expires_in", (key,))),
-        ("list_prefix", lambda key: Step("list_keys", (key,))),
-        ("batch", lambda key: Step("get_many", ([key, Name((key.number + 1) % WALK_NAMES), key],))),
-        ("binary", lambda key: Step("get_bytes", (key,))),
-    ]
-    may_act = [make for needs, make in actions if needs is None or needs in declared]
-    may_look = [make for needs, make in looks if needs is None or needs in declared]
-    steps = []
-    for _ in range(WALK_STEPS):
-        key = Name(chance.randrange(WALK_NAMES))
-        steps += [chance.choice(may_act)(key), chance.choice(may_look)(key)]
-    return steps
-
-
-def _version_of(step: Step, value: object) -> str | None:
-    """The version that a call gave out."""
-    if isinstance(value, Entry):
-        return value.version
-    return value if step.method == "compare_and_set" and isinstance(value, str) else None
-
-
-def _comparable(step: Step, value: object) -> object:
-    """A result without what differs between two good stores: versions, and the passing of time."""
-    if isinstance(value, Entry):
-        return value.value
-    if step.method == "compare_and_set":
-        return "a version"
-    if step.method == "expires_in" and isinstance(value, float | int):
-        return "an expiry"
-    return value
+    looks: list[Move] = [*key_value_looks("ttl"), ("list_prefix", lambda key: Step("list_keys", (key,)))]
+    return random_steps(chance, declared, 200, actions, looks)
 
 
 def _is_subsequence(part: Sequence[object], whole: Sequence[object]) -> bool:

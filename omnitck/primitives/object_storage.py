@@ -11,8 +11,8 @@ import tracemalloc
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any, ClassVar, Literal, Protocol
+from functools import cached_property, partial
+from typing import Any, ClassVar, Literal, Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
@@ -21,11 +21,11 @@ import anyio.to_thread
 from omnitck.kit.cancellation import sweep
 from omnitck.kit.cells import Cells, Operation
 from omnitck.kit.common import CommonRules, Lifecycle
-from omnitck.kit.concurrency import attempt, drain, gather, together
+from omnitck.kit.concurrency import Call, attempt, drain, gather, together
 from omnitck.kit.contract import Plain, rule
 from omnitck.kit.session import HookError
 from omnitck.kit.text import describe, describe_error
-from omnitck.kit.walk import Name, Step, Version, walk
+from omnitck.kit.walk import WALK_NAMES, Move, Name, Step, Version, other, random_steps
 from omnitck.shared.exceptions import (
     AlreadyExistsError,
     ClosedError,
@@ -48,6 +48,7 @@ __all__ = [
     "ObjectCells",
     "ObjectStorageContract",
     "ObjectStorageProtocol",
+    "OrderedList",
     "PresignedURL",
     "RangeRead",
     "Stat",
@@ -84,8 +85,8 @@ class Listing(Protocol):
     """Capability `list_prefix`, of the profile `production`."""
 
     def list_objects(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
-        """Every object whose key starts with *prefix*, compared by code points, each once; in any order, except with the
-        capability `ordered_list`: then by the code points of the keys. Type and metadata may be left out."""
+        """Every object whose key starts with *prefix*, compared by code points, in any order, each once. Type and metadata may be
+        left out."""
         ...
 
 
@@ -146,6 +147,10 @@ class Hierarchy(Protocol):
         """Of the keys that start with *prefix*: the objects without a further `/`, and one `Prefix` for all others up to and
         with their next `/`. Each once."""
         ...
+
+
+class OrderedList(Protocol):
+    """Capability `ordered_list`: `list_objects` yields keys in the order of their code points."""
 
 
 class Copy(Protocol):
@@ -365,16 +370,13 @@ class ObjectStorageContract(CommonRules):
         "conditional_write": ConditionalWrite,
         "checksum": Checksum,
         "hierarchy": Hierarchy,
+        "ordered_list": OrderedList,
         "copy": Copy,
         "presigned_url": PresignedURL,
         "versioning": Versioning,
         "batch_delete": BatchDelete,
         "lifecycle": Lifecycle,
     }
-    own_capabilities = frozenset(
-        "stat list_prefix streaming range_read metadata conditional_write checksum hierarchy ordered_list copy presigned_url "
-        "versioning batch_delete".split()
-    )
     production = frozenset({"stat", "list_prefix"})
     extra_needs: ClassVar = {
         "COM-17": frozenset({"metadata", "stat"}),  # bytes cannot be changed: only metadata is given and returned in what can.
@@ -386,9 +388,11 @@ class ObjectStorageContract(CommonRules):
     hooks = ("missing_container_provider", "http_request")
     limits_type = ObjectLimits
 
-    @property
+    @cached_property
     def cells(self) -> ObjectCells:
         return ObjectCells(self)
+
+    # What the author of a suite may supply.
 
     async def missing_container_provider(self) -> Any:
         """Return a client whose bucket, directory or root does not exist. Optional."""
@@ -400,11 +404,8 @@ class ObjectStorageContract(CommonRules):
 
     # The words in which the rules are written.
 
-    def limits_in_force(self) -> ObjectLimits:
-        """The limits of an object store. Ask after the first `connect`."""
-        numbers = self.numbers()
-        assert isinstance(numbers, ObjectLimits)
-        return numbers
+    def numbers(self) -> ObjectLimits:
+        return cast(ObjectLimits, super().numbers())
 
     def content(self, size: int = 0) -> bytes:
         """A fresh content of at least *size* bytes, in which every part names its place."""
@@ -412,7 +413,7 @@ class ObjectStorageContract(CommonRules):
 
     def large(self) -> bytes:
         """A fresh content of more than one part, as far as the limits let it be."""
-        limits = self.limits_in_force()
+        limits = self.numbers()
         size = min(limits.part_bytes + 4_099, limits.value_bytes)
         return self.content(size)[:size]
 
@@ -420,32 +421,29 @@ class ObjectStorageContract(CommonRules):
         """What a bare HTTP client gets."""
         return await self.session.hook("http_request", self.http_request(method, url, body))
 
-    async def absent(self, call: Callable[[], Awaitable[object]], given: str) -> None:
+    async def absent(self, call: Call[object], given: str) -> BaseException:
         """Fail the rule unless *call* says that there is no such object."""
-        await self.refused(call, ObjectNotFoundError, given=given)
-
-    async def settle(self) -> None:
-        """Let what was written reach every reader."""
-        await self.wait(self.numbers().staleness)
+        return await self.refused(call, ObjectNotFoundError, given=given)
 
     async def listed(self, client: Any, prefix: str) -> list[str]:
         """The keys that begin with *prefix*, in the order of the listing."""
         return await self.cells.names(client, prefix)
 
-    def looks(self, client: Any, key: str) -> dict[str, Callable[[], Awaitable[object]]]:
-        """Every declared way to learn that there is an object *key*; each raises `ObjectNotFoundError` if there is none."""
+    def reads(self, client: Any, key: str) -> dict[str, Call[object]]:
+        """Every declared way to read the object *key*; each raises `ObjectNotFoundError` if there is none."""
 
         async def listed() -> None:
             if key not in await self.listed(client, key):
                 raise ObjectNotFoundError(f"{key!r} is not listed")
 
-        looks: dict[str, tuple[str | None, Callable[[], Awaitable[object]]]] = {
-            "download": (None, lambda: client.download(key)),
-            "stat": ("stat", lambda: client.stat(key)),
-            "download_stream": ("streaming", lambda: streamed(client, key)),
-            "list_objects": ("list_prefix", listed),
-        }
-        return {name: look for name, (needs, look) in looks.items() if needs is None or needs in self.declared}
+        return self.declared_of(
+            {
+                "download": ("", lambda: client.download(key)),
+                "stat": ("stat", lambda: client.stat(key)),
+                "download_stream": ("streaming", lambda: streamed(client, key)),
+                "list_objects": ("list_prefix", listed),
+            }
+        )
 
     # Contents
 
@@ -472,9 +470,9 @@ class ObjectStorageContract(CommonRules):
         key = self.key()
         await store.upload(key, b"")
         self.same(await store.download(key), b"", given='download after upload(key, b"")')
-        for name, look in self.looks(store, key).items():
+        for name, read in self.reads(store, key).items():
             with self.case(name):
-                await look()
+                await read()
         if "stat" in self.declared:
             self.same((await store.stat(key)).size, 0, given="the size of an object of no bytes")
 
@@ -485,7 +483,7 @@ class ObjectStorageContract(CommonRules):
         Catches the last part that is lost or sent twice. `limits.part_bytes` is the part, `limits.value_bytes` bounds the size.
         """
         store: Any = await self.connect()
-        limits = self.limits_in_force()
+        limits = self.numbers()
         part = limits.part_bytes
         key = self.key()
         for size in sorted({min(size, limits.value_bytes) for size in (part - 1, part, part + 1, 2 * part + 1)}):
@@ -514,10 +512,10 @@ class ObjectStorageContract(CommonRules):
         directory = self.key()
         await store.upload(f"{directory}/x", self.content())
         for label, key in {"never written": self.key(), "d": directory, "d/": f"{directory}/", "d/x/": f"{directory}/x/"}.items():
-            for name, look in self.looks(store, key).items():
+            for name, read in self.reads(store, key).items():
                 if name != "list_objects":
                     with self.case(f"{name}, {label}"):
-                        await self.absent(look, f"{name} of a key that nobody wrote ({label})")
+                        await self.absent(read, f"{name} of a key that nobody wrote ({label})")
 
     @rule("OB-05")
     async def test_ob_05_delete_makes_absent(self) -> None:
@@ -531,9 +529,9 @@ class ObjectStorageContract(CommonRules):
         await store.upload(other, kept)
         for given in ("delete(key)", "delete(key) again"):
             self.same(await store.delete(key), None, given=f"the result of {given}")
-            for name, look in self.looks(store, key).items():
+            for name, read in self.reads(store, key).items():
                 with self.case(f"{name} after {given}"):
-                    await self.absent(look, f"{name} after {given}")
+                    await self.absent(read, f"{name} after {given}")
         self.same(await store.delete(self.key()), None, given="the result of delete(a key never written)")
         self.same(await store.download(other), kept, given="another object after delete(key)")
         again = self.content()
@@ -749,8 +747,8 @@ class ObjectStorageContract(CommonRules):
         ):  # fmt: skip
             key = form.format(beside, name)
             with self.case(form):
-                for look, call in self.looks(store, key).items():
-                    await self.absent(call, f"{look} of {describe(key)}, which only looks like a path to another namespace")
+                for label, read in self.reads(store, key).items():
+                    await self.absent(read, f"{label} of {describe(key)}, which only looks like a path to another namespace")
                 await store.upload(key, b"intruder")
                 await store.delete(key)
                 self.same(
@@ -775,7 +773,7 @@ class ObjectStorageContract(CommonRules):
                     for number in (0, 1):
                         self.same(await store.download(keys[number]), contents[number], given=f"download of {keys[number]!r}")
                     await store.delete(keys[first])
-                    await self.absent(lambda key=keys[first]: store.download(key), "download of the deleted one")  # type: ignore[misc]
+                    await self.absent(partial(store.download, keys[first]), "download of the deleted one")
                     self.same(await store.download(keys[second]), contents[second], given="the other after one was deleted")
 
     # Whole or not at all
@@ -809,7 +807,7 @@ class ObjectStorageContract(CommonRules):
                 if finished or strange:
                     return
 
-        calls: list[Callable[[], Awaitable[None]]] = [write, *(partial(poll, reader) for reader in readers)]
+        calls: list[Call[None]] = [write, *(partial(poll, reader) for reader in readers)]
         await gather(calls)
         self.check(
             not strange,
@@ -864,7 +862,7 @@ class ObjectStorageContract(CommonRules):
         if before is not None:
             await store.upload(key, before)
 
-        def upload() -> Callable[[], Awaitable[object]]:
+        def upload() -> Call[object]:
             data = self.large()
             legal.add(data)
             third = len(data) // 3
@@ -949,8 +947,8 @@ class ObjectStorageContract(CommonRules):
                         observed=Plain(describe_error(tried.error) if tried.error else "no exception"),
                     )
                     if before is None:
-                        for name, look in self.looks(store, key).items():
-                            await self.absent(look, f"{name} after {given}")
+                        for name, read in self.reads(store, key).items():
+                            await self.absent(read, f"{name} after {given}")
                     else:
                         self.same(await store.download(key), before, given=f"the object that was there, after {given}")
 
@@ -962,7 +960,7 @@ class ObjectStorageContract(CommonRules):
         in this process may hold the object once. Catches `b"".join` of a whole stream, and the part of no bytes that S3 refuses.
         """
         store: Any = await self.connect()
-        limits = self.limits_in_force()
+        limits = self.numbers()
         data = self.large()
         small = data[:3_000]
         for label, parts in {
@@ -1055,7 +1053,7 @@ class ObjectStorageContract(CommonRules):
                 await self.settle()
                 got = b""
 
-                async def read(change: Callable[[], Awaitable[object]] = change) -> None:
+                async def read(change: Call[object] = change) -> None:
                     nonlocal got
                     async with store.download_stream(key) as stream:
                         async for chunk in stream:
@@ -1083,7 +1081,7 @@ class ObjectStorageContract(CommonRules):
         """
         store: Any = await self.connect()
         data = self.large()
-        part = self.limits_in_force().part_bytes
+        part = self.numbers().part_bytes
         key, size = self.key(), len(data)
         await store.upload(key, data)
         for start, end in (
@@ -1230,7 +1228,7 @@ class ObjectStorageContract(CommonRules):
                 expected = {name.lower(): value for name, value in metadata.items()}
                 tried = await attempt(partial(store.upload, key, b"v", metadata=metadata))
                 if isinstance(tried.error, InvalidArgumentError) and label not in PLAIN_METADATA:
-                    await self.absent(lambda key=key: store.stat(key), f"stat after {label} was refused")  # type: ignore[misc]
+                    await self.absent(partial(store.stat, key), f"stat after {label} was refused")
                     continue
 
                 tried.result()
@@ -1351,7 +1349,7 @@ class ObjectStorageContract(CommonRules):
         As does an illegal key or method. Catches the life that is cut without a word: a URL in an e-mail that is dead by then.
         """
         store: Any = await self.connect()
-        most = self.limits_in_force().max_presign
+        most = self.numbers().max_presign
         key = self.key()
         await store.upload(key, self.content())
         for expires in (0, -1, 0.0, float("nan"), float("inf"), most + 1):
@@ -1519,20 +1517,13 @@ class ObjectStorageContract(CommonRules):
         # Imported here: an application's own tests of a provider should not load the model before they need it.
         from omnitck.reference.object_storage import MemoryObjectBackend, MemoryObjectStorage
 
-        divergence = await walk(
+        await self.check_walk(
             await self.connect(),
             lambda: MemoryObjectStorage(MemoryObjectBackend(), capabilities=self.declared),
             _random_steps(random.Random(self.seed), self.declared),
-            names=lambda: [self.key("w") for _ in range(WALK_NAMES)],
             refine=lambda step, value: _comparable(value, self.declared),
             version_of=_etag_of,
         )
-        if divergence is not None:
-            self.fail_rule(
-                given=f"a random walk, OMNITCK_SEED={self.seed}; shortened to\n{divergence.reproduction}",
-                expected=divergence.expected,
-                observed=divergence.observed,
-            )
 
     # ordered_list
 
@@ -1544,25 +1535,7 @@ class ObjectStorageContract(CommonRules):
         """
         store: Any = await self.connect()
         start = self.key("o")
-        endings = [
-            "\U00010000",
-            "\uffff",
-            "\ue000",
-            "Z",
-            "a",
-            "\u00e9",
-            "e\u0301",
-            "z",
-            "-",
-            "/",
-            "0",
-            "10",
-            "9",
-            "_",
-            "~",
-            " ",
-            "A",
-        ]
+        endings = ["\U00010000", "\uffff", "\ue000", "\u00e9", "e\u0301", *"Zaz-/0", "10", *"9_~ A"]
         endings += [f"m{number:04}" for number in range(self.numbers().page_size, -1, -1)]
         keys = [start + each for each in endings]
         random.Random(self.seed).shuffle(keys)
@@ -1612,10 +1585,7 @@ MOST_POLLS = 50
 MOST_LEFT = 30
 """Streams that are left early: more than a pool has connections."""
 
-WALK_STEPS = 100
-WALK_NAMES = 3
-
-CONTENTS: dict[str, bytes] = {
+CONTENTS: Mapping[str, bytes] = {
     "one byte": b"\x00",
     "every byte": bytes(range(256)),
     "every byte, backwards and often": bytes(range(255, -1, -1)) * 16,
@@ -1631,7 +1601,7 @@ CONTENTS: dict[str, bytes] = {
 }
 """Contents that something between an application and its backend likes to interpret."""
 
-KEYS: dict[str, str] = {
+KEYS: Mapping[str, str] = {
     "plain": "K1",
     "parent": "K1/../K1",
     "dot": "K1/./K1",
@@ -1680,8 +1650,7 @@ KEYS: dict[str, str] = {
 }
 """Keys, with K for the namespace, that a path, a URL, a form, XML or a side file would change."""
 
-
-METADATA: dict[str, dict[str, str]] = {
+METADATA: Mapping[str, Mapping[str, str]] = {
     "none": {},
     "two": {"kind": "invoice", "year": "2024"},
     "upper case": {"Kind": "Invoice"},
@@ -1726,9 +1695,9 @@ def _transient() -> int:
 
 
 def _random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
-    """A walk over the declared operations, on so few keys that they meet, each followed by a look at its key."""
+    """A walk over the declared operations."""
     # Copies go to the last name, which no condition names: an etag may be that of the content, and come back with it.
-    conditional, last = WALK_NAMES - 1, Name(WALK_NAMES - 1)
+    last = Name(WALK_NAMES - 1)
     written = 0
 
     def data() -> bytes:
@@ -1740,38 +1709,30 @@ def _random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]
         start = chance.choice((0, 0, 1, 5, 3_000))
         return {"start": start, "end": chance.choice((None, start, start + 2, 2))}
 
-    actions: list[tuple[str | None, Callable[[Name], Step]]] = [
-        (None, lambda key: Step("upload", (key, data()))),
-        (None, lambda key: Step("upload", (key, b"" if key == last else data()))),
-        (None, lambda key: Step("delete", (key,))),
+    def condition(key: Name) -> Step:
+        name = Name(key.number % last.number)
+        return Step("upload", (name, data()), {"if_match": Version(name.number)})
+
+    actions: list[Move] = [
+        ("", lambda key: Step("upload", (key, data()))),
+        ("", lambda key: Step("upload", (key, b"" if key == last else data()))),
+        ("", lambda key: Step("delete", (key,))),
         ("metadata", lambda key: Step("upload", (key, data()), {"content_type": "text/html"})),
         ("metadata", lambda key: Step("upload", (key, data()), {"metadata": {"Kind": chance.choice("ab")}})),
         ("conditional_write", lambda key: Step("upload", (key, data()), {"if_absent": True})),
-        ("conditional_write", lambda key: _conditional(key, data(), conditional)),
+        ("conditional_write", condition),
         ("copy", lambda key: Step("copy", (key, last))),
-        ("batch_delete", lambda key: Step("delete_many", ([key, Name((key.number + 1) % WALK_NAMES)],))),
+        ("batch_delete", lambda key: Step("delete_many", ([key, other(key)],))),
         ("checksum", lambda key: Step("upload", (key, data()), {"sha256": bytes(32)})),
     ]
-    looks: list[tuple[str | None, Callable[[Name], Step]]] = [
-        (None, lambda key: Step("download", (key,))),
+    looks: list[Move] = [
+        ("", lambda key: Step("download", (key,))),
         ("stat", lambda key: Step("stat", (key,))),
         ("list_prefix", lambda key: Step("list_objects", (key,))),
         ("hierarchy", lambda key: Step("list_level", (key,))),
         ("range_read", lambda key: Step("download", (key,), bounds())),
     ]
-    may_act = [make for needs, make in actions if needs is None or needs in declared]
-    may_look = [make for needs, make in looks if needs is None or needs in declared]
-    steps = []
-    for _ in range(WALK_STEPS):
-        key = Name(chance.randrange(WALK_NAMES))
-        act = chance.choice(may_act)(key)
-        steps += [act, chance.choice(may_look)(last if act.method == "copy" else key)]
-    return steps
-
-
-def _conditional(key: Name, data: bytes, names: int) -> Step:
-    name = Name(key.number % names)
-    return Step("upload", (name, data), {"if_match": Version(name.number)})
+    return random_steps(chance, declared, 100, actions, looks)
 
 
 def _etag_of(step: Step, value: object) -> str | None:

@@ -2,8 +2,6 @@
 
 The core reads. How a secret comes to be is the backend's affair, so a suite says it: by the hook `provision`, by the data
 `provisioned`, or because the provider declares `write`.
-
-Names of `a-z 0-9 / _ . -` are legal everywhere; any other legal name is taken exactly or refused, never changed.
 """
 
 import inspect
@@ -12,8 +10,8 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
-from typing import Any, ClassVar, Protocol
+from functools import cached_property, partial
+from typing import Any, ClassVar, Protocol, cast
 
 import anyio
 
@@ -21,12 +19,12 @@ from omnitck.kit.canary import error_text, locals_text, overhearing, reveals, te
 from omnitck.kit.cancellation import sweep
 from omnitck.kit.cells import Cells, Operation
 from omnitck.kit.common import ANSWER_SECONDS, CommonRules, Lifecycle
-from omnitck.kit.concurrency import Attempt, attempt, drain, enter, gather, together
+from omnitck.kit.concurrency import Attempt, Call, attempt, drain, enter, gather, together
 from omnitck.kit.contract import Plain, has_hook, rule
 from omnitck.kit.corpus import TEXTS
 from omnitck.kit.session import HookError, raw
 from omnitck.kit.text import UsageError, describe, describe_error
-from omnitck.kit.walk import Name, Step, Version, walk
+from omnitck.kit.walk import Move, Step, Version, other, random_steps
 from omnitck.shared.exceptions import (
     InvalidArgumentError,
     PermissionDeniedError,
@@ -40,6 +38,7 @@ __all__ = [
     "Batch",
     "Binary",
     "Listing",
+    "QuietDebug",
     "SecretCells",
     "SecretsContract",
     "SecretsProtocol",
@@ -50,18 +49,13 @@ __all__ = [
 
 
 class SecretsProtocol(Protocol):
-    """The core: one operation. Names and values are `str`."""
+    """The core: one operation. Names and values are `str`.
+
+    Names of `a-z 0-9 / _ . -` are legal everywhere; any other legal name is taken exactly or refused, never changed.
+    """
 
     async def get(self, name: str) -> str:
         """The secret's value. `SecretNotFoundError` if there is none of that *name*, or no longer."""
-        ...
-
-
-class Binary(Protocol):
-    """Capability `binary`: secrets that are no text. `get` of such a one is `InvalidArgumentError`."""
-
-    async def get_bytes(self, name: str) -> bytes:
-        """The secret's bytes; those of a text are its UTF-8 form."""
         ...
 
 
@@ -112,6 +106,19 @@ class Watch(Protocol):
         """Entered means established: every later value is then yielded, the last one surely; a removal raises
         `SecretNotFoundError`, as entering does for an absent secret, and the end of the client ends the iteration."""
         ...
+
+
+class Binary(Protocol):
+    """Capability `binary`: secrets that are no text. `get` of such a one is `InvalidArgumentError`."""
+
+    async def get_bytes(self, name: str) -> bytes:
+        """The secret's bytes; those of a text are its UTF-8 form."""
+        ...
+
+
+class QuietDebug(Protocol):
+    """Capability `quiet_debug`: what the provider's SDK logs at DEBUG, and what an error tracker finds in the local variables of
+    a `get` that fails, shows no value either."""
 
 
 SOME_VERSION = "1".zfill(32)
@@ -251,9 +258,9 @@ class SecretsContract(CommonRules):
         "batch": Batch,
         "watch": Watch,
         "binary": Binary,
+        "quiet_debug": QuietDebug,
         "lifecycle": Lifecycle,
     }
-    own_capabilities = frozenset("write versioning list_prefix batch watch binary quiet_debug".split())
     extra_needs: ClassVar = {
         # Written from outside, a secret says nothing about how the provider writes.
         **{id: frozenset({"write"}) for id in ("COM-05", "COM-06", "COM-16", "MT-02")},
@@ -266,7 +273,7 @@ class SecretsContract(CommonRules):
     data = ("provisioned",)
     limits_type = SecretLimits
 
-    @property
+    @cached_property
     def cells(self) -> SecretCells:
         return SecretCells(self)
 
@@ -305,21 +312,23 @@ class SecretsContract(CommonRules):
         """Make it reachable again."""
         raise NotImplementedError
 
-    # The words in which rules are written.
+    # The words in which the rules are written.
+
+    def numbers(self) -> SecretLimits:
+        return cast(SecretLimits, super().numbers())
 
     def confidential(self) -> Iterable[str]:
         return (*self.credentials, *(each for each in self.provisioned.values() if each))
 
     def window(self) -> float:
         """Seconds for which a client may give out what was, after a change that it has not made."""
-        limits: Any = self.numbers()
-        window: float = limits.staleness + limits.cache_seconds
+        limits = self.numbers()
+        window = limits.staleness + limits.cache_seconds
         if window > LONGEST_WINDOW and not self.virtual_time:
             self.not_provoked(f"a change may take {window:g} s to be seen: let `advance` move the provider's clock, or lower it")
         return window * 1.01  # A clock that is read twice must not be judged at the very edge.
 
     async def settle(self) -> None:
-        """Let that time pass."""
         await self.wait(self.window())
 
     async def provision_outside(self, name: str, value: str | bytes, *, tenant_id: str | None = None) -> None:
@@ -396,9 +405,9 @@ class SecretsContract(CommonRules):
         else:
             self.not_provoked("the suite has no `revoke`, and the provider does not declare `write` and `shared`")
 
-    async def absent(self, call: Callable[[], Awaitable[object]], given: str, hint: str = "") -> BaseException:
-        """Fail the rule unless *call* raises `SecretNotFoundError`."""
-        return await self.refused(call, SecretNotFoundError, given=given, hint=hint)
+    async def absent(self, call: Call[object], given: str) -> BaseException:
+        """Fail the rule unless *call* says that there is no such secret."""
+        return await self.refused(call, SecretNotFoundError, given=given)
 
     def same_secret(self, observed: object, expected: str, *, given: str, hint: str = "") -> None:
         """As `same`, but shows nothing of a value that is the suite's own."""
@@ -415,17 +424,18 @@ class SecretsContract(CommonRules):
             hint=hint,
         )
 
-    def reads(self, client: Any, name: str) -> dict[str, Callable[[], Awaitable[object]]]:
-        """Every declared operation that reads one secret, which is an error if there is none."""
-        reads: dict[str, tuple[str | None, Callable[[], Awaitable[object]]]] = {
-            "get": (None, lambda: client.get(name)),
-            "get with version": ("versioning", lambda: client.get(name, version=SOME_VERSION)),
-            "list_versions": ("versioning", lambda: client.list_versions(name)),
-            "get_many": ("batch", lambda: client.get_many([name])),
-            "watch": ("watch", lambda: enter(client.watch(name))),
-            "get_bytes": ("binary", lambda: client.get_bytes(name)),
-        }
-        return {label: read for label, (needs, read) in reads.items() if needs is None or needs in self.declared}
+    def reads(self, client: Any, name: str) -> dict[str, Call[object]]:
+        """Every declared way to read the secret *name*; each raises `SecretNotFoundError` if there is none."""
+        return self.declared_of(
+            {
+                "get": ("", lambda: client.get(name)),
+                "get with version": ("versioning", lambda: client.get(name, version=SOME_VERSION)),
+                "list_versions": ("versioning", lambda: client.list_versions(name)),
+                "get_many": ("batch", lambda: client.get_many([name])),
+                "watch": ("watch", lambda: enter(client.watch(name))),
+                "get_bytes": ("binary", lambda: client.get_bytes(name)),
+            }
+        )
 
     # Values
 
@@ -612,7 +622,7 @@ class SecretsContract(CommonRules):
     def _has_source(self) -> bool:
         return "write" in self.declared or has_hook(type(self), "provision") or bool(self.provisioned)
 
-    async def _error_of(self, call: Callable[[], Awaitable[object]], within: float) -> BaseException:
+    async def _error_of(self, call: Call[object], within: float) -> BaseException:
         """What *call* raises; if it returns, or takes too long, an error that says so and is none of the standard's."""
         with anyio.move_on_after(within):
             tried = await attempt(call)
@@ -694,7 +704,7 @@ class SecretsContract(CommonRules):
             await self.cells.write(client, name, value)
             return name, value
 
-        for operation in (*self.operations(), *(each for each in self.cells.refusals if self._is_declared(each))):
+        for operation in (*self.operations(), *self.refusals()):
             name, value = await plant()
             keep(operation.name, await attempt(self.bound(operation, client, name, value)))
             look(f"after {operation.name}")
@@ -740,9 +750,6 @@ class SecretsContract(CommonRules):
             await client.close()
             keep("get after close()", await attempt(lambda: client.get(name)))
             look("after close()")
-
-    def _is_declared(self, operation: Operation) -> bool:
-        return operation.capability is None or operation.capability in self.declared
 
     # Changes from outside
 
@@ -855,7 +862,7 @@ class SecretsContract(CommonRules):
             )
 
     @asynccontextmanager
-    async def _outage(self) -> AsyncIterator[tuple[Any, Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]]:
+    async def _outage(self) -> AsyncIterator[tuple[Any, Call[None], Call[None]]]:
         """A client with what cuts its backend off and what brings it back."""
         if has_hook(type(self), "cut") and has_hook(type(self), "heal"):
             self.session.afterwards.append(partial(self._ask, "heal", ()))
@@ -975,7 +982,7 @@ class SecretsContract(CommonRules):
                 )
         legal = {old}
 
-        def write() -> Callable[[], Awaitable[object]]:
+        def write() -> Call[object]:
             value = self.token(8_000)
             legal.add(value)
             return lambda: client.set(name, value)
@@ -1075,7 +1082,7 @@ class SecretsContract(CommonRules):
         names += [f"{start}/00000/deep", f"{start}/a.b_c-d", f"{start}.x"]
         for name in names:
             await self.cells.write(client, name, "v")
-        await self.wait(self.numbers().staleness)
+        await self.settle()
         for prefix in (start, f"{start}/", f"{start}/0000", f"{start}/00000", names[3], f"{start}."):
             with self.case(prefix.removeprefix(start) or "whole"):
                 self.check_listing(
@@ -1094,7 +1101,7 @@ class SecretsContract(CommonRules):
         gone = names[1::2]
         for name in gone:
             await self.cells.erase(client, name)
-        await self.wait(self.numbers().staleness)
+        await self.settle()
         self.check_listing(await drain(client.list_names(start)), names[::2], "list_names after every second secret was removed")
 
     # batch
@@ -1262,21 +1269,14 @@ class SecretsContract(CommonRules):
         # Imported here: an application's own tests of a provider should not load the model before they need it.
         from omnitck.reference.secrets import MemorySecrets, MemorySecretsBackend
 
-        divergence = await walk(
+        await self.check_walk(
             await self.connect(),
             lambda: MemorySecrets(MemorySecretsBackend(), capabilities=self.declared),
             _random_steps(random.Random(self.seed), self.declared),
-            names=lambda: [self.key() for _ in range(WALK_NAMES)],
             refine=_comparable,
             version_of=lambda step, value: str(value) if step.method == "set" else None,
             subject="secrets",
         )
-        if divergence is not None:
-            self.fail_rule(
-                given=f"a random walk, OMNITCK_SEED={self.seed}; shortened to\n{divergence.reproduction}",
-                expected=divergence.expected,
-                observed=divergence.observed,
-            )
 
 
 NO_SOURCE = "the provider does not declare `write`, and the suite has no `provision`"
@@ -1342,35 +1342,27 @@ INTERPRETED: Mapping[str, str] = {
     "a URL": "postgres://u:p%40w@h/db?x=1&y=2",
 }
 
-WALK_STEPS = 120
-WALK_NAMES = 3
-
 
 def _random_steps(chance: random.Random, declared: frozenset[str]) -> list[Step]:
-    """A walk over the declared operations, on so few secrets that they meet, each followed by a look at one."""
+    """A walk over the declared operations."""
 
-    def other(name: Name) -> Name:
-        return Name((name.number + 1) % WALK_NAMES)
+    def value() -> str:
+        return chance.choice(("a", "b", " c\n"))
 
-    actions: list[Callable[[Name], Step]] = [
-        lambda name: Step("set", (name, chance.choice(("a", "b", " c\n")))),
-        lambda name: Step("set", (name, chance.choice(("a", "b", " c\n")))),
-        lambda name: Step("delete", (name,)),
+    actions: list[Move] = [
+        ("", lambda name: Step("set", (name, value()))),
+        ("", lambda name: Step("set", (name, value()))),
+        ("", lambda name: Step("delete", (name,))),
     ]
-    looks: list[tuple[str | None, Callable[[Name], Step]]] = [
-        (None, lambda name: Step("get", (name,))),
+    looks: list[Move] = [
+        ("", lambda name: Step("get", (name,))),
         ("versioning", lambda name: Step("get", (name,), {"version": Version(name.number)})),
         ("versioning", lambda name: Step("list_versions", (name,))),
         ("list_prefix", lambda name: Step("list_names", (name,))),
         ("batch", lambda name: Step("get_many", ([name, other(name), name],))),
         ("binary", lambda name: Step("get_bytes", (name,))),
     ]
-    may_look = [make for needs, make in looks if needs is None or needs in declared]
-    steps = []
-    for _ in range(WALK_STEPS):
-        name = Name(chance.randrange(WALK_NAMES))
-        steps += [chance.choice(actions)(name), chance.choice(may_look)(name)]
-    return steps
+    return random_steps(chance, declared, 120, actions, looks)
 
 
 def _comparable(step: Step, value: object) -> object:

@@ -2,9 +2,10 @@
 
 import enum
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
+
+from omnitck.kit.concurrency import Call
 
 __all__ = ["REFUSED", "UNKNOWN", "Marker", "Op", "Recorder"]
 
@@ -91,7 +92,7 @@ class Recorder:
         client: int,
         kind: str,
         args: tuple[object, ...],
-        call: Callable[[], Awaitable[object]],
+        call: Call[object],
         refusals: tuple[type[BaseException], ...] = (),
     ) -> object:
         """Await *call* and note when it began, when it ended, and what it said.
