@@ -407,7 +407,8 @@ class DocumentDatabaseContract(CommonRules):
     async def test_db_05_find_many_finds_all(self) -> None:
         """`find_many` returns all and only the matches as a list, for `{}` too, beyond one page; `limit=0` gives none.
 
-        Catches the first batch of 101 documents, and the page of 1 MB at which DynamoDB stops. For MongoDB a limit of 0 is none.
+        Catches the first batch of 101 documents, and the page of 1 MB at which DynamoDB stops, of whose documents its filter may
+        have left none: only `LastEvaluatedKey` tells that a page is the last. For MongoDB a limit of 0 is none.
         """
         database: Any = await self.connect()
         where, other = self.key(), self.key()
@@ -665,7 +666,7 @@ class DocumentDatabaseContract(CommonRules):
                 "a document after a delete in another collection",
             )
 
-    @rule("DB-15")
+    @rule("DB-15", deadline=30)
     async def test_db_15_filters_are_not_executed(self) -> None:
         """Quotes, operators and code in a filter are data or refused, never executed.
 
@@ -1315,7 +1316,8 @@ class DocumentDatabaseContract(CommonRules):
         """`insert_many` stores any number and returns their `_id`s in order; its error names exactly those that were not stored.
 
         `delete_many` removes every match and counts them. Catches the partial success that is reported as success, the batch that
-        stops at its first error, and the limit of 25 or 100 items of a cloud's API.
+        stops at its first error, and the limit of 25 or 100 items of a cloud's API: DynamoDB's batches know no conditions either,
+        and overwrite.
         """
         database: Any = await self.connect()
         where, other = self.key(), self.key()
