@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Protocol, Self
 
@@ -20,7 +20,7 @@ import anyio
 from omnitck.kit.canary import error_text, reveals
 from omnitck.kit.cancellation import sweep
 from omnitck.kit.cells import Operation
-from omnitck.kit.concurrency import Call, attempt, gather, together
+from omnitck.kit.concurrency import Attempt, Call, attempt, gather, together
 from omnitck.kit.contract import Contract, Plain, has_hook, known_capabilities, rule
 from omnitck.kit.corpus import ILLEGAL_NAMES, NAMES, NAMES_AT_THE_START
 from omnitck.kit.faults import FaultProxy
@@ -301,6 +301,25 @@ class CommonRules(Contract):
         )
         warned = [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
         self.check(not warned, given="garbage collection after close()", expected="no ResourceWarning", observed=warned)
+
+    async def check_watch_ends(self, client: Any, watcher: AbstractAsyncContextManager[AsyncIterator[object]]) -> None:
+        """Fail the rule unless `close()` ends the iteration of *watcher*, which nothing feeds: quietly or with `ClosedError`."""
+        ended: Attempt[object] = Attempt()
+        with anyio.move_on_after(ANSWER_SECONDS * self.patience) as scope:
+            async with watcher as values:
+                ended, _ = await together([lambda: anext(values, None), client.close])
+        if scope.cancelled_caught:
+            observed = "it waits on"
+        elif ended.error is None:
+            observed = "" if ended.value is None else f"it yields {describe(ended.value)}"
+        else:
+            observed = "" if isinstance(ended.error, ClosedError) else describe_error(ended.error)
+        self.check(
+            not observed,
+            given="close() of the client while it watches",
+            expected="the iteration ends, or raises ClosedError",
+            observed=Plain(observed),
+        )
 
     @asynccontextmanager
     async def _client_of_its_own(self) -> AsyncIterator[Any]:
