@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from omnitck.shared.exceptions import ClosedError, PermissionDeniedError, TCKError, UnavailableError
 from omnitck.shared.models import Change
 
-__all__ = ["PATIENCE", "Client", "Feed", "Turns", "together"]
+__all__ = ["PATIENCE", "TIDYING", "Client", "Feed", "Turns", "together"]
 
 T = TypeVar("T")
 

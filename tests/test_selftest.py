@@ -16,6 +16,7 @@ class TestLaws(unittest.TestCase):
         told: list[str] = []
         report = selftest.selftest(jobs=os.cpu_count() or 1, progress=told.append)
         rules = sum(len(rules_of(selftest.reference_suite(each))) for each in selftest.REFERENCES)
+        self.assertEqual(report.defects_not_caught + report.reference_failures, [])
         self.assertEqual(report, SelftestReport(rules=rules, defects=report.defects, caught=report.defects))
         self.assertTrue(report.ok)
         self.assertGreaterEqual(report.defects, report.rules)

@@ -71,6 +71,8 @@ class AWSClient(Client):
                     cls.service,
                     region_name=REGION,
                     endpoint_url=endpoint,
+                    # Without TLS there is nothing to verify, and each client would read all authorities' certificates for that.
+                    verify=False if endpoint.startswith("http:") else None,
                     aws_access_key_id=access_key,
                     aws_secret_access_key=secret_key,
                     config=settings.merge(config) if config else settings,

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from typing import Any
 from unittest import IsolatedAsyncioTestCase
+from urllib.parse import urlsplit
 
 from examples import servers
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
@@ -45,6 +46,12 @@ class TestAWSSecrets(servers.OnServer, SecretsContract, MultiTenancyPolicy, Isol
 
     async def unreachable_provider(self) -> AWSSecrets:
         return await make_store(address=("127.0.0.1", 1))
+
+    async def unauthorized_provider(self) -> AWSSecrets:
+        """With a wrong key, for a moto that looks at it; every other one lets everybody in."""
+        parts = urlsplit(await servers.connect_info(servers.strict_moto))
+        stranger = parts._replace(netloc=f"STRANGER:wrong-key@{parts.netloc.rpartition('@')[2]}")
+        return await AWSSecrets.connect(stranger.geturl())
 
     async def provision(self, name: str, value: str | bytes, *, tenant_id: str | None = None) -> None:
         await asyncio.to_thread(self._provision, Space(tenant_id).name(name.encode()), value)

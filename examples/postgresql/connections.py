@@ -8,6 +8,7 @@ is forgotten.
 
 import asyncio
 import contextlib
+import re
 import select
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,9 +16,26 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-__all__ = ["Connection", "Connections", "connected"]
+__all__ = ["DENIED", "Connection", "Connections", "connected", "connected_now"]
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+DENIED = (PermissionError, psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidAuthorizationSpecification)
+"""What means that the credentials do not suffice."""
+
+REFUSALS = re.compile(
+    r"""
+    FATAL:[ ]+ (\S+[ ])? authentication[ ]failed[ ]for[ ]user[ ]
+    | FATAL:[ ]+ no[ ]pg_hba\.conf[ ]entry[ ]for[ ]
+    | FATAL:[ ]+ pg_hba\.conf[ ]rejects[ ]
+    | FATAL:[ ]+ permission[ ]denied[ ]for[ ]database[ ]
+    | FATAL:[ ]+ role[ ]".*"[ ] (does[ ]not[ ]exist|is[ ]not[ ]permitted[ ]to[ ]log[ ]in) $
+    | no[ ]password[ ]supplied
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
+"""How a server says so before there is a connection. libpq hands on its text alone, without a code; where it is in another
+language than English, a refusal counts as a server that is unavailable."""
 
 
 class Connections:
@@ -72,12 +90,26 @@ class Connections:
 
 
 async def connected(url: str) -> Connection:
-    """A new connection to the database at *url*, in autocommit mode; what cannot be had is a `ConnectionError`.
+    """A new connection to the database at *url*, in autocommit mode.
 
+    A `PermissionError` where the server refuses the credentials, a `ConnectionError` where there is none for another reason.
     psycopg's own exception keeps all settings of the connection in an attribute, the password among them.
     """
     try:
         return await psycopg.AsyncConnection.connect(url, autocommit=True)
     except psycopg.OperationalError as error:
-        failure = ConnectionError(str(error))
+        failure = _without_settings(error)
     raise failure
+
+
+def connected_now(url: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """The same for who does not run in an event loop, and not in autocommit mode."""
+    try:
+        return psycopg.connect(url)
+    except psycopg.OperationalError as error:
+        failure = _without_settings(error)
+    raise failure
+
+
+def _without_settings(error: psycopg.OperationalError) -> OSError:
+    return (PermissionError if REFUSALS.search(str(error)) else ConnectionError)(str(error))

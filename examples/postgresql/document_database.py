@@ -35,7 +35,7 @@ from examples.documents import (
     stale,
     updated,
 )
-from examples.postgresql.connections import Connection, Connections
+from examples.postgresql.connections import DENIED, Connection, Connections, connected, connected_now
 from omnitck.shared.exceptions import AlreadyExistsError, ConflictError, InvalidArgumentError
 from omnitck.shared.models import DocumentLimits
 
@@ -92,7 +92,7 @@ class PostgreSQLDocumentDatabase(Client):
     )
 
     _unavailable = (OSError, TimeoutError, psycopg.Error)
-    _denied = (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidAuthorizationSpecification)
+    _denied = DENIED
     _dialect: ClassVar = Dialect(capabilities, limits)
 
     def __init__(self, url: str, tenant_id: str | None = None) -> None:
@@ -288,7 +288,7 @@ class _Inside(PostgreSQLDocumentDatabase):
     async def _lease(self) -> AsyncIterator[Connection]:
         async with self._turn:
             if self._connection is None:
-                self._connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+                self._connection = await connected(self._url)
                 await self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             yield self._connection
 
@@ -362,7 +362,7 @@ def _test(condition: Condition, field: str, bind: Callable[[Any], str]) -> str:
 
 def create_schema(url: str) -> None:
     """Create what `document_database.sql` describes, unless it is there; several processes may do so at once."""
-    with psycopg.connect(url) as connection:
+    with connected_now(url) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(7236833)")  # CREATE ... IF NOT EXISTS fails in a race
         if connection.execute("SELECT to_regclass('documents')").fetchone() == (None,):
             connection.execute(Path(__file__).with_suffix(".sql").read_bytes())

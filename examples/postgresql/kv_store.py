@@ -16,7 +16,7 @@ from psycopg import sql
 
 from examples import arguments, servers
 from examples.client import Client, Feed
-from examples.postgresql.connections import Connections
+from examples.postgresql.connections import DENIED, Connections, connected_now
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, UnavailableError
 from omnitck.shared.models import Change, Entry, Expect, Limits, Put, Remove
 
@@ -91,7 +91,7 @@ class PostgreSQLKVStore(Client):
     )
 
     _unavailable = (OSError, TimeoutError, psycopg.Error)
-    _denied = (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidAuthorizationSpecification)
+    _denied = DENIED
 
     def __init__(self, url: str, tenant_id: str | None = None) -> None:
         super().__init__()
@@ -299,7 +299,7 @@ def _names(keys: Iterable[bytes]) -> str:
 
 def create_schema(url: str) -> None:
     """Create what `kv_store.sql` describes, unless it is there; several processes may do so at once."""
-    with psycopg.connect(url) as connection:
+    with connected_now(url) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(7236832)")  # CREATE ... IF NOT EXISTS fails in a race
         if connection.execute("SELECT to_regclass('kv_entries')").fetchone() == (None,):
             connection.execute(Path(__file__).with_suffix(".sql").read_bytes())

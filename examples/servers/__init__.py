@@ -17,7 +17,19 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from examples.servers.addresses import Missing, Server, split_url
-from examples.servers.programs import LOCK, memcached, moto, nats, openbao, postgresql, running, seaweedfs, secantusdb, valkey
+from examples.servers.programs import (
+    LOCK,
+    memcached,
+    moto,
+    nats,
+    openbao,
+    postgresql,
+    running,
+    seaweedfs,
+    secantusdb,
+    strict_moto,
+    valkey,
+)
 
 __all__ = [
     "Missing",
@@ -34,6 +46,7 @@ __all__ = [
     "seaweedfs",
     "secantusdb",
     "split_url",
+    "strict_moto",
     "valkey",
 ]
 

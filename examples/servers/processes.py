@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 __all__ = ["Check", "Process", "answers", "free_ports", "launch", "logged"]
 
@@ -173,12 +174,14 @@ def logged(text: str) -> Check:
     return lambda process: text in process.log
 
 
-def answers(url: str, headers: Mapping[str, str] | None = None) -> bool:
-    """Whether a GET of *url* succeeds."""
+def answers(url: str, headers: Mapping[str, str] | None = None, status: int = 200) -> bool:
+    """Whether a GET of *url* is answered with *status*."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between this process and its server
     try:
         with direct.open(urllib.request.Request(url, headers=dict(headers or {})), timeout=5) as response:
-            return bool(response.status == 200)
+            return bool(response.status == status)
+    except HTTPError as refusal:
+        return refusal.code == status
     except (OSError, HTTPException):
         return False
 

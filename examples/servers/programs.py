@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -31,6 +31,7 @@ __all__ = [
     "running",
     "seaweedfs",
     "secantusdb",
+    "strict_moto",
     "valkey",
 ]
 
@@ -64,6 +65,11 @@ def nats() -> Server:
 def moto() -> Server:
     """Moto, which answers like AWS (S3, Secrets Manager, DynamoDB), in memory; it lets every access key in."""
     return _once("moto", "moto", "OMNITCK_AWS_URL", _start_moto)
+
+
+def strict_moto() -> Server:
+    """Another moto, which knows no access key, and so lets nobody in."""
+    return _once("strict_moto", "moto", "OMNITCK_AWS_URL", _start_strict_moto)
 
 
 def seaweedfs() -> Server:
@@ -152,6 +158,22 @@ def _start_postgresql(name: str) -> Server:
 
 
 def _start_moto(name: str) -> Server:
+    services: dict[str, dict[str, str]] = {
+        "s3": {},
+        "secretsmanager": {"X-Amz-Target": "secretsmanager.ListSecrets"},
+        "dynamodb": {"X-Amz-Target": "DynamoDB_20120810.ListTables"},
+    }
+    return _launch_moto(name, services, 200)
+
+
+def _start_strict_moto(name: str) -> Server:
+    services = {"secretsmanager": {"X-Amz-Target": "secretsmanager.ListSecrets"}}
+    return _launch_moto(name, services, 403, {"INITIAL_NO_AUTH_ACTION_COUNT": "0"})
+
+
+def _launch_moto(
+    name: str, services: Mapping[str, Mapping[str, str]], status: int, environment: Mapping[str, str] | None = None
+) -> Server:
     for module in ("moto", "flask", "flask_cors", "py_partiql_parser"):
         if importlib.util.find_spec(module) is None:
             raise Missing(EXAMPLES)
@@ -166,18 +188,16 @@ def _start_moto(name: str) -> Server:
             answers(
                 url,
                 {
-                    "Authorization": f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20260101/us-east-1/{service}/aws4_request",
+                    "Authorization": f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20260101/us-east-1/{service}/aws4_request, "
+                    "SignedHeaders=host, Signature=0",
                     **target,
                 },
+                status,
             )
-            for service, target in {
-                "s3": {},
-                "secretsmanager": {"X-Amz-Target": "secretsmanager.ListSecrets"},
-                "dynamodb": {"X-Amz-Target": "DynamoDB_20120810.ListTables"},
-            }.items()
+            for service, target in services.items()
         )
 
-    (port,) = launch(name, command, ready)
+    (port,) = launch(name, command, ready, environment=environment)
     return Server(f"http://{ACCESS_KEY}:{PASSWORD}@127.0.0.1:{port}")
 
 

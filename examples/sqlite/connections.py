@@ -5,6 +5,7 @@ A client has one connection, whose statements run in a thread of their own, one 
 
 import asyncio
 import atexit
+import functools
 import shutil
 import sqlite3
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import aiosqlite
 
 from examples import arguments
-from examples.client import Client
+from examples.client import TIDYING, Client
 from omnitck.shared.exceptions import PermissionDeniedError, UnavailableError
 
 __all__ = ["LOCK_WAIT", "Row", "SQLiteClient", "folder", "open_file"]
@@ -86,23 +87,35 @@ class SQLiteClient(Client):
         await self._connection.close()
 
 
+class _Connection(aiosqlite.Connection):
+    """One whose worker thread can be waited for, also where there is no connection in the end."""
+
+    stopped: asyncio.Future[None] | None = None
+
+    def stop(self) -> asyncio.Future[None] | None:
+        """Close after what is in the queue, and end the thread; once."""
+        if self.stopped is None:
+            self.stopped = super().stop()
+        return self.stopped
+
+
 async def open_file(path: str | Path, *statements: str) -> aiosqlite.Connection:
     """A connection in autocommit mode, on which *statements* have been executed."""
-    what = f"open {str(path)!r}"
+    # None: autocommit.
+    connection = _Connection(functools.partial(sqlite3.connect, path, timeout=LOCK_WAIT, isolation_level=None), 64)
     try:
-        connection = await aiosqlite.connect(path, timeout=LOCK_WAIT, isolation_level=None)  # None: autocommit
-    except sqlite3.Error as error:
-        raise _refused(what, error) from error
-    try:
+        await connection
         # Readers and the writer do not wait for each other, and a power cut costs the last moments at most.
         # The file remembers the first setting, so that mostly nothing changes here.
         for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", *statements):
             await connection.execute(statement)
-    except sqlite3.Error as error:
-        connection.stop()
-        raise _refused(what, error) from error
-    except BaseException:
-        connection.stop()
+    except BaseException as error:
+        # A thread that ends after its event loop fails when it wants to say so. If this is cancelled, it may have to wait for
+        # the lock of the file before it ends.
+        if (stopped := connection.stop()) is not None:
+            await asyncio.wait([stopped], timeout=None if isinstance(error, sqlite3.Error) else TIDYING)
+        if isinstance(error, sqlite3.Error):
+            raise _refused(f"open {str(path)!r}", error) from error
         raise
     return connection
 

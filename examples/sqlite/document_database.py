@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import aiosqlite
 
 from examples.documents import RANGES, Condition, Dialect, Document, Filter, dump, kind, load, new_rev, scalar, stale, updated
-from examples.sqlite.connections import SQLiteClient, folder, open_file
-from omnitck.shared.exceptions import AlreadyExistsError, InvalidArgumentError, UnsupportedError
+from examples.sqlite.connections import Row, SQLiteClient, folder, open_file
+from omnitck.shared.exceptions import AlreadyExistsError, InvalidArgumentError, UnavailableError, UnsupportedError
 from omnitck.shared.models import DocumentLimits
 
 __all__ = ["SQLiteDocumentDatabase", "make_database"]
@@ -232,7 +232,26 @@ class SQLiteDocumentDatabase(SQLiteClient):
 
 
 class _Inside(SQLiteDocumentDatabase):
-    """The database of a block: its connection is in a transaction already, and a step that fails has changed nothing."""
+    """The database of a block: its connection is in a transaction already, and a step that fails has changed nothing.
+
+    Unless it is the disk that fails: then SQLite may undo the whole transaction, and would take each later statement for one of
+    its own.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, tenant_id: str | None = None) -> None:
+        super().__init__(connection, tenant_id)
+        self._in_doubt = False
+
+    async def _execute(self, sql: str, **parameters: object) -> list[Row]:
+        if self._in_doubt:
+            await self._connection.execute_fetchall("SELECT 1")  # its turn comes after a statement whose caller has left
+            if not self._connection.in_transaction:
+                raise UnavailableError("the disk failed within the transaction, all of which is undone")
+        try:
+            return await super()._execute(sql, **parameters)
+        except BaseException:
+            self._in_doubt = True
+            raise
 
     async def _transaction(self, work: Any) -> Any:
         async with self._turn:
