@@ -504,9 +504,16 @@ def _without_id(document: Document) -> Document:
 
 
 async def _write_in_transaction(collection: str, provider: Any, name: str, token: str) -> None:
-    async with provider.transaction() as inside:
-        if not await inside.update_one(collection, {"_id": name}, _set(token)):
-            await inside.insert_one(collection, {"_id": name, "token": token})
+    for last in (False, False, False, False, True):
+        try:
+            async with provider.transaction() as inside:
+                if not await inside.update_one(collection, {"_id": name}, _set(token)):
+                    await inside.insert_one(collection, {"_id": name, "token": token})
+        except ConflictError:
+            if last:
+                raise
+        else:
+            return
 
 
 async def _insert_twice(collection: str, provider: Any, name: str, token: str) -> None:
