@@ -38,7 +38,7 @@ class _Reference(MultiTenancyPolicy):
     """A reference with a clock of its own, a password, and a backend that can be out of reach."""
 
     credentials = (CREDENTIAL,)
-    patience = 0.3  # Nothing here waits for a network: a defect that hangs is known by 3 s.
+    patience = 0.5  # Nothing here waits for a network: a defect that hangs is known by 5 s.
     backend_type: ClassVar[type[MemoryServer]]
     provider: type[MemoryClient[Any]]
 

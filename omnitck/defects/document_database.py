@@ -1,6 +1,5 @@
 """Broken document databases, in the order of the rules that reject them."""
 
-import asyncio
 import copy
 import json
 import pickle
@@ -15,21 +14,36 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from omnitck.defects import breaks
+from omnitck.defects import break_with, breaks, clients, tenants
 from omnitck.reference.client import Cell
 from omnitck.reference.document_database import MISSING, MemoryDocumentDatabase, MemoryDocuments, Stored
 from omnitck.shared.exceptions import (
     AlreadyExistsError,
-    ClosedError,
     InvalidArgumentError,
     NotFoundError,
-    TCKError,
     TooLargeError,
 )
 
 Document = dict[str, Any]
 
 # The common family
+
+break_with(
+    MemoryDocumentDatabase,
+    {
+        clients.PlainFunction: "DB-COM-01",
+        clients.UnknownCapability: "DB-COM-02",
+        clients.DoubleRelease: "DB-COM-07",
+        clients.SilentReconnect: "DB-COM-08",
+        clients.SwallowingExit: "DB-COM-09",
+        clients.SharedPool: "DB-COM-10 DB-COM-06 MT-16",
+        clients.OrphanedTask: "DB-COM-11",
+        clients.LeakingVendorError: "DB-COM-12",
+        clients.SwallowedCancellation: "DB-COM-14",
+        clients.CrossedReply: "DB-COM-15 MT-15",
+        clients.PrintedPassword: "DB-COM-24",
+    },
+)
 
 
 @breaks("DB-COM-01", "DB-COM-04")
@@ -38,23 +52,6 @@ class RenamedParameter(MemoryDocumentDatabase):
 
     async def find_one(self, collection: str, query: Any, *, projection: Any = None) -> Document | None:
         return await super().find_one(collection, query, projection=projection)
-
-
-@breaks("DB-COM-01")
-class PlainFunction(MemoryDocumentDatabase):
-    """`delete_one` is a plain function that works before it is awaited."""
-
-    def delete_one(self, collection: str, filter: Any) -> Any:
-        return super().delete_one(collection, filter)
-
-
-@breaks("DB-COM-02")
-class UnknownCapability(MemoryDocumentDatabase):
-    """A typing error in the list of capabilities."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.capabilities |= {"querry_operators"}
 
 
 @breaks("DB-COM-02", without="limits")
@@ -99,7 +96,7 @@ class OwnMemory(MemoryDocumentDatabase):
     """Each client has documents of its own."""
 
     def cell(self, collection: str) -> Cell:
-        return (self.tenant_id, f"{collection}#{id(self)}")
+        return Cell(self.tenant_id, f"{collection}#{id(self)}")
 
 
 @breaks("DB-COM-06")
@@ -118,71 +115,6 @@ class DataDiesWithWriter(MemoryDocumentDatabase):
         for cell, id in self.written:
             self.backend.collections.get(cell, {}).pop(id, None)
         await super().close()
-
-
-@breaks("DB-COM-07")
-class DoubleRelease(MemoryDocumentDatabase):
-    """A second `close` releases the pool again."""
-
-    async def close(self) -> None:
-        if self.closed:
-            raise RuntimeError("pool is already closed")
-        await super().close()
-
-
-@breaks("DB-COM-08")
-class SilentReconnect(MemoryDocumentDatabase):
-    """`delete_many` connects again after `close`."""
-
-    async def delete_many(self, collection: str, filter: Any) -> int:
-        closed, self.closed = self.closed, False
-        try:
-            return await super().delete_many(collection, filter)
-        finally:
-            self.closed = closed
-
-
-@breaks("DB-COM-09")
-class SwallowingExit(MemoryDocumentDatabase):
-    """`__aexit__` returns true, and the application's exception is gone."""
-
-    async def __aexit__(self, *exc_info: Any) -> bool:  # type: ignore[override]
-        await super().__aexit__(*exc_info)
-        return True
-
-
-@breaks("DB-COM-10", "DB-COM-06", "MT-16")
-class SharedPool(MemoryDocumentDatabase):
-    """The first client to close, closes the pool of all."""
-
-    async def close(self) -> None:
-        self.backend.__dict__["pool_closed"] = True
-        await super().close()
-
-    def check_usable(self) -> None:
-        if self.backend.__dict__.get("pool_closed"):
-            raise ClosedError("the pool is closed")
-        super().check_usable()
-
-
-@breaks("DB-COM-11")
-class OrphanedReader(MemoryDocumentDatabase):
-    """A background task is started, and never ended."""
-
-    async def update_one(self, collection: str, filter: Any, update: Any) -> bool:
-        if not hasattr(self, "reader"):
-            self.reader = asyncio.create_task(asyncio.sleep(3600), name="reader")
-        return await super().update_one(collection, filter, update)
-
-
-@breaks("DB-COM-12")
-class LeakingVendorError(MemoryDocumentDatabase):
-    """The driver's own exception reaches the application."""
-
-    def check_usable(self) -> None:
-        if not self.backend.reachable:
-            raise ConnectionRefusedError("connection refused")
-        super().check_usable()
 
 
 @breaks("DB-COM-13")
@@ -205,43 +137,6 @@ class TalkativeError(MemoryDocumentDatabase):
             return super().copied(name, value, depth)
         except InvalidArgumentError as error:
             raise type(error)(f"{error}: {value!r}") from None
-
-
-@breaks("DB-COM-14")
-class SwallowedCancellation(MemoryDocumentDatabase):
-    """A retry loop takes the cancellation for a failure of the network."""
-
-    async def delete_one(self, collection: str, filter: Any) -> bool:
-        self.check_collection(collection)
-        self.check_filter(filter, writes=True)
-        try:
-            await self.turn()
-        except BaseException as error:
-            if isinstance(error, TCKError):
-                raise
-        self.check_revision(collection, filter)
-        found = self.matching(collection, filter)
-        for each in found[:1]:
-            self.remove(collection, each.document["_id"])
-        return bool(found)
-
-
-@breaks("DB-COM-15", "MT-15")
-class CrossedReply(MemoryDocumentDatabase):
-    """The connection of a cancelled read goes back to the pool with its reply unread; the next read gets it."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.unread: list[Document | None] = []
-
-    async def find_one(self, collection: str, filter: Any, *, projection: Any = None) -> Document | None:
-        try:
-            found = await super().find_one(collection, filter, projection=projection)
-        except anyio.get_cancelled_exc_class():
-            self.unread.append(None)
-            raise
-        self.unread.append(found)
-        return self.unread.pop(0)
 
 
 @breaks("DB-COM-16", "DB-COM-22")
@@ -372,14 +267,6 @@ class BlockingCall(MemoryDocumentDatabase):
         if limit == 1:
             time.sleep(0.12)  # noqa: ASYNC251  that is the defect
         return await super().find_many(collection, filter, limit=limit, **keywords)
-
-
-@breaks("DB-COM-24")
-class PrintedPassword(MemoryDocumentDatabase):
-    """`repr` shows the DSN."""
-
-    def __repr__(self) -> str:
-        return f"<database memory://user:{self.password}@localhost>"
 
 
 # Documents
@@ -729,7 +616,7 @@ class OneTable(MemoryDocumentDatabase):
     """All collections are one table, in which `_id` alone is unique."""
 
     def check_new(self, collection: str, id: str) -> None:
-        for (tenant, other), documents in self.backend.collections.items():
+        for (tenant, other, _), documents in self.backend.collections.items():
             if tenant == self.tenant_id and id in documents:
                 raise AlreadyExistsError(f"document {id!r} exists, in {other}")
 
@@ -809,7 +696,7 @@ class TwoStatements(MemoryDocumentDatabase):
 class LimitInCharacters(MemoryDocumentDatabase):
     """The size of a document is counted in characters."""
 
-    def check_size(self, key: str, data: Any) -> None:
+    def check_size(self, key: str, size: int) -> None:
         return None
 
     def checked(self, document: Any) -> Document:
@@ -1321,6 +1208,23 @@ class CutCollection(MemoryDocumentDatabase):
 
 # Tenants
 
+break_with(
+    MemoryDocumentDatabase,
+    {
+        tenants.IgnoredTenant: (
+            "MT-01 DB-37 MT-02 MT-03 MT-04 MT-05 MT-06 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-18 MT-19 MT-22"
+        ),
+        tenants.FoldedTenant: "MT-09",
+        tenants.CutTenant: "MT-10",
+        tenants.FalsyTenant: "MT-11",
+        tenants.PublicTenant: "MT-12",
+        tenants.GlobalTenant: "MT-14",
+        tenants.StickySetting: "MT-15",
+        tenants.ClosesNeighbours: "MT-16",
+        tenants.InstanceIsTenant: "MT-17",
+    },
+)
+
 
 @breaks("DB-37")
 class CallerChoosesTheTenant(MemoryDocumentDatabase):
@@ -1346,21 +1250,13 @@ class HiddenTenantField(MemoryDocumentDatabase):
         return shown
 
 
-@breaks(*"MT-01 DB-37 MT-02 MT-03 MT-04 MT-05 MT-06 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-18 MT-19 MT-22".split())
-class IgnoredTenant(MemoryDocumentDatabase):
-    """`tenant_id` is taken and forgotten."""
-
-    def cell(self, collection: str) -> Cell:
-        return (None, collection)
-
-
 @breaks("MT-02", "MT-04", "MT-09", "MT-10", "MT-13")
 class DeleteEverywhere(MemoryDocumentDatabase):
     """`delete_one` has no tenant in its condition."""
 
     async def delete_one(self, collection: str, filter: Any) -> bool:
         deleted = await super().delete_one(collection, filter)
-        for (_, name), documents in self.backend.collections.items():
+        for (_, name, _), documents in self.backend.collections.items():
             if name == collection and isinstance(filter.get("_id"), str) and filter.keys() == {"_id"}:
                 documents.pop(filter["_id"], None)
         return deleted
@@ -1373,7 +1269,7 @@ class ExistenceOracle(MemoryDocumentDatabase):
     async def find_one(self, collection: str, filter: Any, *, projection: Any = None) -> Document | None:
         found = await super().find_one(collection, filter, projection=projection)
         if found is None and projection is not None and filter.keys() == {"_id"}:
-            others = [each for (_, name), each in self.backend.collections.items() if name == collection]
+            others = [each for (_, name, _), each in self.backend.collections.items() if name == collection]
             if any(filter["_id"] in each for each in others):
                 raise NotFoundError(f"document {filter['_id']!r} is not yours")
         return found
@@ -1386,7 +1282,7 @@ class IncrementEverywhere(MemoryDocumentDatabase):
     async def update_one(self, collection: str, filter: Any, update: Any) -> bool:
         matched = await super().update_one(collection, filter, update)
         if "$inc" in update:
-            for (tenant, name), documents in self.backend.collections.items():
+            for (tenant, name, _), documents in self.backend.collections.items():
                 if name == collection and tenant != self.tenant_id and filter.get("_id") in documents:
                     stored = documents[filter["_id"]]
                     documents[filter["_id"]] = replace(stored, document={**stored.document, "n": 1})
@@ -1414,7 +1310,7 @@ class UnscopedScan(MemoryDocumentDatabase):
     def matching(self, collection: str, filter: Any) -> list[Stored]:
         if filter:
             return super().matching(collection, filter)
-        return [each for (_, name), held in self.backend.collections.items() if name == collection for each in held.values()]
+        return [each for (_, name, _), held in self.backend.collections.items() if name == collection for each in held.values()]
 
 
 @breaks("MT-07")
@@ -1426,7 +1322,7 @@ class JoinedBySlash(MemoryDocumentDatabase):
         id = filter.get("_id")
         if found or not isinstance(id, str) or "/" not in id or self.tenant_id is None:
             return found
-        for (tenant, name), documents in self.backend.collections.items():
+        for (tenant, name, _), documents in self.backend.collections.items():
             for other, stored in documents.items():
                 if name == collection and f"{tenant}/{other}" == f"{self.tenant_id}/{id}":
                     return [stored]
@@ -1442,43 +1338,11 @@ class JoinedByNothing(MemoryDocumentDatabase):
         id = filter.get("_id")
         if found or not isinstance(id, str) or not id.startswith("2") or self.tenant_id is None:
             return found
-        for (tenant, name), documents in self.backend.collections.items():
+        for (tenant, name, _), documents in self.backend.collections.items():
             for other, stored in documents.items():
                 if name == collection and f"{tenant}{other}" == f"{self.tenant_id}{id}":
                     return [stored]
         return []
-
-
-@breaks("MT-09")
-class FoldedTenant(MemoryDocumentDatabase):
-    """The tenant is the name of a schema, which folds case."""
-
-    def cell(self, collection: str) -> Cell:
-        return (self.tenant_id.lower() if self.tenant_id else None, collection)
-
-
-@breaks("MT-10")
-class CutTenant(MemoryDocumentDatabase):
-    """Identifiers end at 63 characters."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=tenant_id[:63] if isinstance(tenant_id, str) else tenant_id, **keywords)
-
-
-@breaks("MT-11")
-class FalsyTenant(MemoryDocumentDatabase):
-    """`if tenant_id:` sends an empty id to the global scope."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=tenant_id or None, **keywords)
-
-
-@breaks("MT-12")
-class PublicSchema(MemoryDocumentDatabase):
-    """The tenant `public` is the schema of all who have none."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=None if tenant_id == "public" else tenant_id, **keywords)
 
 
 @breaks("MT-13", "DB-06", "DB-33")
@@ -1488,71 +1352,10 @@ class GlobalSuperuser(MemoryDocumentDatabase):
     def matching(self, collection: str, filter: Any) -> list[Stored]:
         found = super().matching(collection, filter)
         if not found and self.tenant_id is None and "_id" in filter:
-            for (_, name), documents in self.backend.collections.items():
+            for (_, name, _), documents in self.backend.collections.items():
                 if name == collection and isinstance(filter["_id"], str) and filter["_id"] in documents:
                     return [documents[filter["_id"]]]
         return found
-
-
-@breaks("MT-14")
-class GlobalTenant(MemoryDocumentDatabase):
-    """The current tenant is a global that is set before each call."""
-
-    async def find_one(self, collection: str, filter: Any, *, projection: Any = None) -> Document | None:
-        self.check_collection(collection)
-        self.check_filter(filter)
-        fields = self.checked_projection(projection)
-        self.backend.__dict__["tenant"] = self.tenant_id
-        await self.turn()
-        own, self.tenant_id = self.tenant_id, self.backend.__dict__["tenant"]
-        try:
-            found = self.matching(collection, filter)
-        finally:
-            self.tenant_id = own
-        return self.shown(found[0], fields) if found else None
-
-
-@breaks("MT-15")
-class StickySetting(MemoryDocumentDatabase):
-    """A cancelled call leaves the connection with its tenant set; the next one reads as that."""
-
-    async def turn(self) -> None:
-        try:
-            await super().turn()
-        except anyio.get_cancelled_exc_class():
-            self.backend.__dict__["stuck"] = self.tenant_id
-            raise
-
-    async def find_one(self, collection: str, filter: Any, *, projection: Any = None) -> Document | None:
-        own = self.tenant_id
-        self.tenant_id = self.backend.__dict__.pop("stuck", own)
-        try:
-            return await super().find_one(collection, filter, projection=projection)
-        finally:
-            self.tenant_id = own
-
-
-@breaks("MT-16")
-class ClosesNeighbours(MemoryDocumentDatabase):
-    """Closing a tenant's client closes those of the other tenants."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.backend.__dict__.setdefault("clients", []).append(self)
-
-    async def close(self) -> None:
-        for client in self.backend.__dict__["clients"]:
-            client.closed = client.closed or client.tenant_id != self.tenant_id
-        await super().close()
-
-
-@breaks("MT-17")
-class InstanceIsTenant(MemoryDocumentDatabase):
-    """With a tenant, each client has data of its own."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.tenant_id = self.tenant_id and f"{self.tenant_id}#{id(self)}"
 
 
 @breaks("MT-18", "MT-01", "MT-02", "MT-12", "MT-14", "MT-15")
@@ -1561,7 +1364,7 @@ class GlobalUniqueIndex(MemoryDocumentDatabase):
 
     def check_new(self, collection: str, id: str) -> None:
         super().check_new(collection, id)
-        if any(id in held for (_, name), held in self.backend.collections.items() if name == collection):
+        if any(id in held for (_, name, _), held in self.backend.collections.items() if name == collection):
             raise AlreadyExistsError(f"document {id!r} exists")
 
 
@@ -1571,7 +1374,7 @@ class AbsoluteRevision(MemoryDocumentDatabase):
 
     async def update_one(self, collection: str, filter: Any, update: Any) -> bool:
         if isinstance(filter, Mapping) and "_rev" in filter:
-            for (tenant, _), documents in self.backend.collections.items():
+            for (tenant, _, _), documents in self.backend.collections.items():
                 stored = documents.get(filter["_id"])
                 if stored is not None and stored.revision == filter["_rev"] and tenant != self.tenant_id:
                     documents[filter["_id"]] = replace(
@@ -1588,7 +1391,7 @@ class ParsedTenant(MemoryDocumentDatabase):
     def matching(self, collection: str, filter: Any) -> list[Stored]:
         id = filter.get("_id")
         tenant, separator, rest = id.partition("/") if isinstance(id, str) else ("", "", "")
-        held = self.backend.collections.get((tenant, collection)) if separator else None
+        held = self.backend.collections.get(Cell(tenant, collection)) if separator else None
         return super().matching(collection, filter) or ([held[rest]] if held and rest in held else [])
 
 
@@ -1598,7 +1401,7 @@ class BulkEverywhere(MemoryDocumentDatabase):
 
     async def delete_many(self, collection: str, filter: Any) -> int:
         deleted = await super().delete_many(collection, filter)
-        for (_, name), documents in self.backend.collections.items():
+        for (_, name, _), documents in self.backend.collections.items():
             if name == collection and not filter:
                 documents.clear()
         return deleted

@@ -1,9 +1,6 @@
 """Broken object stores, in the order of the rules that reject them."""
 
-import asyncio
 import posixpath
-import time
-import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,11 +10,11 @@ from urllib.parse import unquote
 import anyio
 import anyio.lowlevel
 
-from omnitck.defects import breaks
-from omnitck.reference.object_storage import MemoryObjectStorage, Place, Stored
+from omnitck.defects import break_with, breaks, clients, tenants
+from omnitck.reference.client import Cell
+from omnitck.reference.object_storage import MemoryObjectStorage, Stored
 from omnitck.shared.exceptions import (
     AlreadyExistsError,
-    ClosedError,
     ConflictError,
     InvalidArgumentError,
     NotFoundError,
@@ -28,6 +25,30 @@ from omnitck.shared.models import ObjectInfo, Prefix
 
 # The common family
 
+break_with(
+    MemoryObjectStorage,
+    {
+        clients.UnknownCapability: "OB-COM-02",
+        clients.StaleAdvertisement: "OB-COM-04",
+        clients.NegativeCache: "OB-COM-05",
+        clients.UnflushedBuffer: "OB-COM-06",
+        clients.DoubleRelease: "OB-COM-07",
+        clients.SilentReconnect: "OB-COM-08",
+        clients.SwallowingExit: "OB-COM-09",
+        clients.SharedPool: "OB-COM-10 OB-COM-06 MT-16",
+        clients.OrphanedTask: "OB-COM-11",
+        clients.LeakingVendorError: "OB-COM-12",
+        clients.SwallowedCancellation: "OB-COM-14",
+        clients.CrossedReply: "OB-COM-15 MT-15",
+        clients.SharedCursor: "OB-COM-18 OB-COM-15 MT-14",
+        clients.CoercedKey: "OB-COM-19",
+        clients.NormalisedKey: "OB-COM-20 OB-10 OB-12 OB-35",
+        clients.TruncatedKey: "OB-COM-21",
+        clients.BlockingCall: "OB-COM-23",
+        clients.PrintedPassword: "OB-COM-24",
+    },
+)
+
 
 @breaks("OB-COM-01")
 class RenamedParameter(MemoryObjectStorage):
@@ -35,15 +56,6 @@ class RenamedParameter(MemoryObjectStorage):
 
     async def delete(self, name: str) -> None:
         await super().delete(name)
-
-
-@breaks("OB-COM-02")
-class UnknownCapability(MemoryObjectStorage):
-    """It advertises `multipart`, which no application asks for."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.capabilities |= {"multipart"}
 
 
 @breaks("OB-COM-02")
@@ -77,70 +89,6 @@ class StoredGenerator(MemoryObjectStorage):
         self.need("streaming")
 
 
-@breaks("OB-COM-04")
-class StaleAdvertisement(MemoryObjectStorage):
-    """Its list of capabilities was not updated when `copy` came."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.capabilities -= {"copy"}
-
-    def need(self, capability: str) -> None:
-        pass
-
-
-@breaks("OB-COM-05")
-class NegativeCache(MemoryObjectStorage):
-    """A client remembers that a key is absent, and does not learn that another wrote it."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.missing: set[str] = set()
-
-    async def download(self, key: str, **options: Any) -> bytes:
-        if key in self.missing:
-            await self.turn()
-            raise ObjectNotFoundError(f"there is no object {key!r}")
-        try:
-            return await super().download(key, **options)
-        except ObjectNotFoundError:
-            if not options:
-                self.missing.add(key)
-            raise
-
-    def put(self, key: str, *arguments: Any) -> Stored:
-        self.missing.discard(key)
-        return super().put(key, *arguments)
-
-
-@breaks("OB-COM-06")
-class UnflushedBuffer(MemoryObjectStorage):
-    """What a client wrote goes when it closes."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.written: set[Place] = set()
-
-    def put(self, key: str, *arguments: Any) -> Stored:
-        self.written.add(self.place(key))
-        return super().put(key, *arguments)
-
-    async def close(self) -> None:
-        for place in self.written:
-            self.backend.objects.pop(place, None)
-        await super().close()
-
-
-@breaks("OB-COM-07")
-class DoubleRelease(MemoryObjectStorage):
-    """A second `close` releases the pool again."""
-
-    async def close(self) -> None:
-        if self.closed:
-            raise RuntimeError("pool is already closed")
-        await super().close()
-
-
 @breaks("OB-COM-08", "OB-28")
 class OfflineSigning(MemoryObjectStorage):
     """`presign` needs no connection, and works after `close`, as every call does that comes after it."""
@@ -154,61 +102,6 @@ class OfflineSigning(MemoryObjectStorage):
     def check_usable(self) -> None:
         if not self.__dict__.get("signed"):
             super().check_usable()
-
-
-@breaks("OB-COM-08")
-class SilentReconnect(MemoryObjectStorage):
-    """`stat` connects again after `close`."""
-
-    async def stat(self, key: str) -> ObjectInfo:
-        closed, self.closed = self.closed, False
-        try:
-            return await super().stat(key)
-        finally:
-            self.closed = closed
-
-
-@breaks("OB-COM-09")
-class SwallowingExit(MemoryObjectStorage):
-    """`__aexit__` returns true, and the application's exception is gone."""
-
-    async def __aexit__(self, *exc_info: Any) -> bool:  # type: ignore[override]
-        await super().__aexit__(*exc_info)
-        return True
-
-
-@breaks("OB-COM-10", "OB-COM-06", "MT-16")
-class SharedPool(MemoryObjectStorage):
-    """The first client to close, closes the pool of all."""
-
-    async def close(self) -> None:
-        self.backend.__dict__["pool_closed"] = True
-        await super().close()
-
-    def check_usable(self) -> None:
-        if self.backend.__dict__.get("pool_closed"):
-            raise ClosedError("the pool is closed")
-        super().check_usable()
-
-
-@breaks("OB-COM-11")
-class OrphanedUploader(MemoryObjectStorage):
-    """A background task is started, and never ended."""
-
-    async def sent(self, key: str, data: object) -> tuple[bytes, ...]:
-        if not hasattr(self, "uploader"):
-            self.uploader = asyncio.create_task(asyncio.sleep(3600), name="uploader")
-        return await super().sent(key, data)
-
-
-@breaks("OB-COM-12")
-class LeakingVendorError(MemoryObjectStorage):
-    """The SDK's own exception reaches the application."""
-
-    def check_usable(self) -> None:
-        if not self.backend.reachable:
-            raise ConnectionRefusedError("could not connect to the endpoint URL")
-        super().check_usable()
 
 
 @breaks("OB-COM-13")
@@ -235,38 +128,6 @@ class TalkativeError(MemoryObjectStorage):
             raise InvalidArgumentError(f"{error}: {data!r}") from None
 
 
-@breaks("OB-COM-14")
-class SwallowedCancellation(MemoryObjectStorage):
-    """A retry loop takes the cancellation for a failure of the network."""
-
-    async def delete(self, key: str) -> None:
-        self.check_key(key)
-        try:
-            await self.turn()
-        except BaseException as error:
-            if isinstance(error, TCKError):
-                raise
-        self.remove(key)
-
-
-@breaks("OB-COM-15", "MT-15")
-class CrossedReply(MemoryObjectStorage):
-    """The connection of a cancelled read goes back to the pool with its reply unread; the next read gets it."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.unread: list[bytes] = []
-
-    async def download(self, key: str, **options: Any) -> bytes:
-        try:
-            data = await super().download(key, **options)
-        except anyio.get_cancelled_exc_class():
-            self.unread.append(b"another object")
-            raise
-        self.unread.append(data)
-        return self.unread.pop(0)
-
-
 @breaks("OB-COM-16", "OB-15", "OB-17", "OB-19", "OB-30", "OB-36", "OB-COM-22")
 class VisibleParts(MemoryObjectStorage):
     """The parts of a stream are put in place as they come."""
@@ -282,7 +143,7 @@ class VisibleParts(MemoryObjectStorage):
             parts = (*parts, chunk)
             self.put(key, parts, None, {})
             await self.turn()
-            self.check_length(key, sum(map(len, parts)))
+            self.check_size(key, sum(map(len, parts)))
         return parts
 
 
@@ -314,51 +175,12 @@ class SharedBuffer(MemoryObjectStorage):
         return (data,) if isinstance(data, bytearray) else await super().sent(key, data)  # type: ignore[return-value]
 
 
-@breaks("OB-COM-18", "OB-COM-15", "MT-14")
-class SharedCursor(MemoryObjectStorage):
-    """All reads of a client share one request: the last to ask decides what all are told."""
-
-    cursor = ""
-
-    async def download(self, key: str, **options: Any) -> bytes:
-        self.check_key(key)
-        if options:
-            return await super().download(key, **options)
-        self.cursor = key
-        await self.turn()
-        return b"".join(self.find(self.cursor).parts)
-
-
-@breaks("OB-COM-19")
-class CoercedKey(MemoryObjectStorage):
-    """`download(None)` reads the object "None"."""
-
-    async def download(self, key: str, **options: Any) -> bytes:
-        return await super().download(key if isinstance(key, str) else str(key), **options)
-
-
-@breaks("OB-COM-20", "OB-10", "OB-12", "OB-35")
-class NormalisedKey(MemoryObjectStorage):
-    """The file system underneath stores names in one normal form."""
-
-    def place(self, key: str) -> Place:
-        return super().place(unicodedata.normalize("NFC", key))
-
-
 @breaks("OB-COM-20", "OB-10", "OB-12", "OB-35")
 class FoldedCase(MemoryObjectStorage):
     """The file system underneath folds case, but for the names of its volumes."""
 
-    def place(self, key: str) -> Place:
-        return super().place(key[:1] + key[1:].lower())
-
-
-@breaks("OB-COM-21")
-class TruncatedKey(MemoryObjectStorage):
-    """The column is one byte too narrow, and the database cuts."""
-
-    def place(self, key: str) -> Place:
-        return super().place(key.encode()[: self.limits.key_bytes - 1].decode(errors="replace"))
+    def cell(self, key: str) -> Cell:
+        return super().cell(key[:1] + key[1:].lower())
 
 
 @breaks("OB-COM-22")
@@ -367,24 +189,6 @@ class TruncatedContent(MemoryObjectStorage):
 
     async def sent(self, key: str, data: object) -> tuple[bytes, ...]:
         return await super().sent(key, data[: self.limits.value_bytes] if isinstance(data, bytes) else data)
-
-
-@breaks("OB-COM-23")
-class BlockingCall(MemoryObjectStorage):
-    """`copy` calls the vendor's synchronous client."""
-
-    async def copy(self, source: str, target: str) -> ObjectInfo | None:
-        if target == source:
-            time.sleep(0.12)  # noqa: ASYNC251
-        return await super().copy(source, target)
-
-
-@breaks("OB-COM-24")
-class PrintedPassword(MemoryObjectStorage):
-    """`repr` shows the secret key."""
-
-    def __repr__(self) -> str:
-        return f"<store https://user:{self.password}@localhost>"
 
 
 # Contents
@@ -417,8 +221,8 @@ class EmptyIsAbsent(MemoryObjectStorage):
             raise ObjectNotFoundError(f"there is no object {key!r}")
         return stored
 
-    def own_keys(self) -> list[str]:
-        return [key for key in super().own_keys() if self.backend.objects[self.place(key)].size]
+    def own(self) -> list[str]:
+        return [key for key in super().own() if self.backend.objects[self.cell(key)].size]
 
 
 @breaks("OB-03")
@@ -439,7 +243,7 @@ class KeyErrorForAbsence(MemoryObjectStorage):
         try:
             return await super().stat(key)
         except ObjectNotFoundError:
-            if any(other.startswith(f"{key}/") for other in self.own_keys()):
+            if any(other.startswith(f"{key}/") for other in self.own()):
                 raise IsADirectoryError(key) from None
             raise
 
@@ -452,7 +256,7 @@ class PseudoDirectory(MemoryObjectStorage):
         try:
             return await super().stat(key)
         except ObjectNotFoundError:
-            inner = [other for other in self.own_keys() if other.startswith(f"{key}/")]
+            inner = [other for other in self.own() if other.startswith(f"{key}/")]
             if not inner:
                 raise
             return replace(self.info(key, self.find(inner[0])), size=0)
@@ -473,21 +277,20 @@ class ListedAfterDelete(MemoryObjectStorage):
 
     async def delete(self, key: str) -> None:
         self.check_key(key)
-        place, stored = self.place(key), self.backend.objects.get(self.place(key))
+        cell, stored = self.cell(key), self.backend.objects.get(self.cell(key))
         await super().delete(key)
         if stored is not None:
-            self.backend.__dict__.setdefault("marked", {})[place] = stored
+            self.backend.__dict__.setdefault("marked", {})[cell] = stored
 
     def put(self, key: str, *arguments: Any) -> Stored:
-        self.backend.__dict__.get("marked", {}).pop(self.place(key), None)
+        self.backend.__dict__.get("marked", {}).pop(self.cell(key), None)
         return super().put(key, *arguments)
 
     async def page(self, prefix: str, after: str) -> list[ObjectInfo]:
         marked = self.backend.__dict__.get("marked", {})
         page = await super().page(prefix, after)
         last = page[-1].key if len(page) == self.limits.page_size else "\U0010ffff" * 9
-        place = self.place("")
-        ghosts = {key: each for (*rest, key), each in marked.items() if tuple(rest) == place[:2] and after < key <= last}
+        ghosts = {cell.name: each for cell, each in marked.items() if cell == self.cell(cell.name) and after < cell.name <= last}
         page += [self.info(key, each) for key, each in ghosts.items() if key.startswith(prefix)]
         return sorted(page, key=lambda info: info.key)
 
@@ -497,7 +300,7 @@ class OldTail(MemoryObjectStorage):
     """A file is written over the old one, whose end stays."""
 
     def put(self, key: str, parts: tuple[bytes, ...], *rest: Any) -> Stored:
-        old = self.backend.objects.get(self.place(key))
+        old = self.backend.objects.get(self.cell(key))
         size = sum(map(len, parts))
         if old is not None and old.size > 4_990 and 0 < size < 5_000:
             parts = (*parts, b"".join(old.parts)[size:])
@@ -509,7 +312,7 @@ class OldMetadata(MemoryObjectStorage):
     """Metadata is only written if some is given."""
 
     def put(self, key: str, parts: tuple[bytes, ...], content_type: str | None, metadata: Mapping[str, str]) -> Stored:
-        old = self.backend.objects.get(self.place(key))
+        old = self.backend.objects.get(self.cell(key))
         return super().put(key, parts, content_type, metadata or (old.metadata if old else {}))
 
 
@@ -558,12 +361,7 @@ class CachedListing(MemoryObjectStorage):
         super().remove(key)
 
 
-@breaks("OB-09", "OB-11", "OB-12", "OB-10", "OB-35", "OB-COM-20")
-class OnePage(MemoryObjectStorage):
-    """A listing ends with its first page."""
-
-    async def page(self, prefix: str, after: str) -> list[ObjectInfo]:
-        return [] if after else await super().page(prefix, after)
+break_with(MemoryObjectStorage, {clients.OnePage: "OB-09 OB-11 OB-12 OB-10 OB-35 OB-COM-20"})
 
 
 @breaks("OB-10")
@@ -587,7 +385,7 @@ class PagesByOffset(MemoryObjectStorage):
         offset = 0
         while True:
             await self.turn()
-            keys = sorted(key for key in self.own_keys() if key.startswith(prefix))[offset : offset + self.limits.page_size]
+            keys = sorted(key for key in self.own() if key.startswith(prefix))[offset : offset + self.limits.page_size]
             if not keys:
                 return
             for info in [self.info(key, self.find(key)) for key in keys]:
@@ -612,21 +410,22 @@ class SideFile(MemoryObjectStorage):
 class CollapsedSlashes(MemoryObjectStorage):
     """A path has no empty part: `x//y` is `x/y`."""
 
-    def place(self, key: str) -> Place:
+    def cell(self, key: str) -> Cell:
         while "//" in key:
             key = key.replace("//", "/")
-        return super().place(key)
+        return super().cell(key)
 
 
 @breaks("OB-13")
 class PathTraversal(MemoryObjectStorage):
     """The key is joined to the directory of its namespace, and `..` leads out of it."""
 
-    def place(self, key: str) -> Place:
+    def cell(self, key: str) -> Cell:
+        cell = super().cell(key)
         path = posixpath.normpath(f"/{self.container}/{key}").strip("/")
         container, _, rest = path.partition("/")
         outside = container in self.backend.containers and container != self.container
-        return (container, self.tenant_id, rest) if outside else super().place(key)
+        return cell._replace(space=container, name=rest) if outside else cell
 
 
 @breaks("OB-14")
@@ -635,7 +434,7 @@ class RecursiveDelete(MemoryObjectStorage):
 
     def remove(self, key: str) -> None:
         super().remove(key)
-        for other in self.own_keys():
+        for other in self.own():
             if other.startswith(f"{key}/"):
                 super().remove(other)
 
@@ -655,13 +454,13 @@ class DeletesFirst(MemoryObjectStorage):
 
     async def sent(self, key: str, data: object) -> tuple[bytes, ...]:
         large = _is_large(self, data)
-        if large and self.backend.objects.get(self.place(key)):
-            self.backend.__dict__["last"] = self.backend.objects[self.place(key)]
+        if large and self.backend.objects.get(self.cell(key)):
+            self.backend.__dict__["last"] = self.backend.objects[self.cell(key)]
             super().remove(key)
             try:
                 await self.turn()
             finally:
-                self.backend.objects.setdefault(self.place(key), self.backend.__dict__["last"])
+                self.backend.objects.setdefault(self.cell(key), self.backend.__dict__["last"])
         return await super().sent(key, data)
 
 
@@ -674,13 +473,13 @@ class InterleavedParts(MemoryObjectStorage):
         if not isinstance(data, bytes) or not 30_000 < len(data) <= self.backend.limits.value_bytes or "sha256" in options:
             return await super().upload(key, data, **options)
 
-        parts: dict[int, bytes] = self.backend.__dict__.setdefault("parts", {}).setdefault(self.place(key), {})
+        parts: dict[int, bytes] = self.backend.__dict__.setdefault("parts", {}).setdefault(self.cell(key), {})
         parts.setdefault(0, data[:20_000])
         await self.turn()
         parts[1] = data[20_000:]
         await self.turn()
         self.check_precondition(key, options.get("if_absent", False), options.get("if_match"))
-        self.backend.__dict__["parts"].pop(self.place(key), None)
+        self.backend.__dict__["parts"].pop(self.cell(key), None)
         return self.answer(key, self.put(key, (parts[0], parts[1]), options.get("content_type"), options.get("metadata") or {}))
 
 
@@ -705,7 +504,7 @@ class VisibleTemporary(MemoryObjectStorage):
         temporary = f"{key}.upload"
         large = _is_large(self, data)
         if large:
-            self.backend.put(self.place(temporary), (b"",), None, {})
+            self.backend.put(self.cell(temporary), (b"",), None, {})
         parts = await super().sent(key, data)
         if large:
             await self.turn()
@@ -910,7 +709,7 @@ class CheckThenWrite(MemoryObjectStorage):
     async def upload(self, key: str, data: Any, **options: Any) -> ObjectInfo | None:
         self.check_key(key)
         if isinstance(data, bytes) and (options.keys() == {"if_absent"} or options.keys() == {"if_match"}):
-            self.check_size(key, data)
+            self.check_size(key, len(data))
             await self.turn()
             self.check_precondition(key, options.get("if_absent", False), options.get("if_match"))
             options = {}
@@ -925,12 +724,12 @@ class TransientConflict(MemoryObjectStorage):
         try:
             super().check_precondition(key, if_absent, if_match)
         except AlreadyExistsError as error:
-            if self.backend.__dict__.get("latest") == self.place(key):
+            if self.backend.__dict__.get("latest") == self.cell(key):
                 raise ConflictError(str(error)) from None
             raise
 
     def put(self, key: str, *arguments: Any) -> Stored:
-        self.backend.__dict__["latest"] = self.place(key)
+        self.backend.__dict__["latest"] = self.cell(key)
         return super().put(key, *arguments)
 
 
@@ -939,7 +738,7 @@ class MatchOfNothing(MemoryObjectStorage):
     """`if_match` creates an object that is absent."""
 
     def check_precondition(self, key: str, if_absent: bool, if_match: str | None) -> None:
-        absent = self.backend.objects.get(self.place(key)) is None
+        absent = self.backend.objects.get(self.cell(key)) is None
         super().check_precondition(key, if_absent, None if absent else if_match)
 
 
@@ -993,11 +792,11 @@ class LinkedCopy(MemoryObjectStorage):
 
     async def copy(self, source: str, target: str) -> ObjectInfo | None:
         info = await super().copy(source, target)
-        self.backend.__dict__.setdefault("links", {})[self.place(source)] = target
+        self.backend.__dict__.setdefault("links", {})[self.cell(source)] = target
         return info
 
     def put(self, key: str, parts: tuple[bytes, ...], *rest: Any) -> Stored:
-        target = self.backend.__dict__.get("links", {}).get(self.place(key))
+        target = self.backend.__dict__.get("links", {}).get(self.cell(key))
         if target is not None and target.endswith("-t") and target != key:
             super().put(target, parts, *rest)
         return super().put(key, parts, *rest)
@@ -1022,7 +821,7 @@ class EndlessURL(MemoryObjectStorage):
 
     async def presign(self, key: str, *, method: Literal["GET", "PUT"] = "GET", expires: float) -> str:
         url = await super().presign(key, method=method, expires=expires)
-        return url if expires >= 60 else self.backend.url(self.place(key), method, 3600)
+        return url if expires >= 60 else self.backend.url(self.cell(key), method, 3600)
 
 
 @breaks("OB-28")
@@ -1042,8 +841,8 @@ class AnyMethod(MemoryObjectStorage):
         url = await super().presign(key, method=method, expires=expires)
         backend = self.backend
         sign = type(backend).signature
-        backend.__dict__["signature"] = lambda place, _, deadline: sign(backend, place, "GET", deadline)
-        return url if method == "GET" else backend.url(self.place(key), method, expires)
+        backend.__dict__["signature"] = lambda cell, _, deadline: sign(backend, cell, "GET", deadline)
+        return url if method == "GET" else backend.url(self.cell(key), method, expires)
 
 
 @breaks("OB-29", "OB-COM-13")
@@ -1063,7 +862,7 @@ class ComparedTooLate(MemoryObjectStorage):
 
     async def upload(self, key: str, data: Any, **options: Any) -> ObjectInfo | None:
         digest = options.get("sha256")
-        if isinstance(digest, bytes) and len(digest) == 32 and isinstance(data, bytes) and self.own_keys():
+        if isinstance(digest, bytes) and len(digest) == 32 and isinstance(data, bytes) and self.own():
             await super().upload(key, data, **{**options, "sha256": None})
         return await super().upload(key, data, **options)
 
@@ -1100,17 +899,17 @@ class EmptyDirectory(MemoryObjectStorage):
 
     def remove(self, key: str) -> None:
         head, slash, _ = key.rpartition("/")
-        if slash and self.backend.objects.get(self.place(key)):
-            self.backend.__dict__.setdefault("directories", set()).add(self.place(head + slash))
+        if slash and self.backend.objects.get(self.cell(key)):
+            self.backend.__dict__.setdefault("directories", set()).add(self.cell(head + slash))
         super().remove(key)
 
     async def level(self, prefix: str, after: str) -> list[ObjectInfo | Prefix]:
         page = await super().level(prefix, after)
-        *here, _ = self.place("")
         names = {
-            key
-            for *there, key in self.backend.__dict__.get("directories", ())
-            if there == here and key.startswith(prefix) and key.count("/") == prefix.count("/") + 1 and key > after
+            cell.name
+            for cell in self.backend.__dict__.get("directories", ())
+            if cell == self.cell(cell.name) and cell.name.startswith(prefix) and cell.name > after
+            if cell.name.count("/") == prefix.count("/") + 1
         }
         have = {entry.key for entry in page}
         return page if not page or not names - have else sorted([*page, *map(Prefix, names - have)], key=lambda e: e.key)
@@ -1122,8 +921,8 @@ class DeletePurges(MemoryObjectStorage):
 
     def remove(self, key: str) -> None:
         super().remove(key)
-        for place, version in [each for each in self.backend.versions if each[0] == self.place(key)]:
-            del self.backend.versions[place, version]
+        for cell, version in [each for each in self.backend.versions if each[0] == self.cell(key)]:
+            del self.backend.versions[cell, version]
 
 
 # Everything at once, order, arguments
@@ -1144,7 +943,7 @@ class SortedAsUTF16(MemoryObjectStorage):
 
     async def page(self, prefix: str, after: str) -> list[ObjectInfo]:
         await self.turn()
-        keys = sorted((key for key in self.own_keys() if key.startswith(prefix)), key=_utf16)
+        keys = sorted((key for key in self.own() if key.startswith(prefix)), key=_utf16)
         keys = [key for key in keys if not after or _utf16(key) > _utf16(after)]
         return [self.info(key, self.find(key)) for key in keys[: self.limits.page_size]]
 
@@ -1159,7 +958,7 @@ class SortedWithoutCase(MemoryObjectStorage):
 
     async def page(self, prefix: str, after: str) -> list[ObjectInfo]:
         await self.turn()
-        keys = sorted((key for key in self.own_keys() if key.startswith(prefix)), key=lambda key: (key.casefold(), key))
+        keys = sorted((key for key in self.own() if key.startswith(prefix)), key=lambda key: (key.casefold(), key))
         keys = [key for key in keys if not after or (key.casefold(), key) > (after.casefold(), after)]
         return [self.info(key, self.find(key)) for key in keys[: self.limits.page_size]]
 
@@ -1174,26 +973,24 @@ class EncodedText(MemoryObjectStorage):
 
 # Tenants
 
-
-@breaks(*"MT-01 MT-02 MT-03 MT-04 MT-05 MT-06 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-18 MT-19 MT-22 MT-24".split())
-class IgnoredTenant(MemoryObjectStorage):
-    """`tenant_id` is taken and forgotten."""
-
-    def place(self, key: str) -> Place:
-        return (self.container, None, key)
-
-    def own_keys(self) -> list[str]:
-        return [key for container, _, key in self.backend.objects if container == self.container]
-
-
-@breaks("MT-02", "MT-04", "MT-09", "MT-10", "MT-13")
-class DeleteEverywhere(MemoryObjectStorage):
-    """`delete` removes the key from every tenant's folder."""
-
-    async def delete(self, key: str) -> None:
-        await super().delete(key)
-        for place in [each for each in self.backend.objects if each[2] == key]:
-            del self.backend.objects[place]
+break_with(
+    MemoryObjectStorage,
+    {
+        tenants.IgnoredTenant: (
+            "MT-01 MT-02 MT-03 MT-04 MT-05 MT-06 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-18 MT-19 MT-22 MT-24"
+        ),
+        tenants.DeleteEverywhere: "MT-02 MT-04 MT-09 MT-10 MT-13",
+        tenants.JoinedByColon: "MT-07 MT-08",
+        tenants.JoinedByNothing: "MT-08 MT-12 MT-13",
+        tenants.FoldedTenant: "MT-09",
+        tenants.CutTenant: "MT-10",
+        tenants.FalsyTenant: "MT-11",
+        tenants.PublicTenant: "MT-12",
+        tenants.GlobalSuperuser: "MT-13",
+        tenants.InstanceIsTenant: "MT-17",
+        tenants.ParsedTenant: "MT-20",
+    },
+)
 
 
 @breaks("MT-03")
@@ -1204,7 +1001,7 @@ class ExistenceOracle(MemoryObjectStorage):
         try:
             return await super().stat(key)
         except ObjectNotFoundError:
-            if any(other == key for _, _, other in self.backend.objects):
+            if tenants.elsewhere(self, key):
                 raise ObjectNotFoundError(f"the object {key!r} is not yours") from None
             raise
 
@@ -1217,8 +1014,8 @@ class ForeignSource(MemoryObjectStorage):
         try:
             return await super().copy(source, target)
         except ObjectNotFoundError:
-            for place, stored in list(self.backend.objects.items()):
-                if place[2] == source and place[0] == self.container:
+            for cell, stored in list(self.backend.objects.items()):
+                if cell.name == source and cell.space == self.container:
                     return self.answer(target, self.put(target, stored.parts, None, {}))
             raise
 
@@ -1229,8 +1026,8 @@ class ForeignTarget(MemoryObjectStorage):
 
     async def copy(self, source: str, target: str) -> ObjectInfo | None:
         info = await super().copy(source, target)
-        for place in [each for each in self.backend.objects if each[2] == target and each[1] != self.tenant_id]:
-            self.backend.objects[place] = self.find(target)
+        for cell in [each for each in self.backend.objects if each.name == target and each.tenant != self.tenant_id]:
+            self.backend.objects[cell] = self.find(target)
         return info
 
 
@@ -1242,7 +1039,7 @@ class NeighboursInTheError(MemoryObjectStorage):
         try:
             return super().find(key, version)
         except ObjectNotFoundError as error:
-            near = [place for place in self.backend.objects if place[2].startswith(f"{key}-") and version]
+            near = [cell for cell in self.backend.objects if cell.name.startswith(f"{key}-") and version]
             raise ObjectNotFoundError(f"{error}; near {near}" if near else str(error)) from None
 
 
@@ -1255,87 +1052,9 @@ class BucketWideList(MemoryObjectStorage):
             return await super().page(prefix, after)
 
         await self.turn()
-        found = {p[2]: stored for p, stored in self.backend.objects.items() if p[0] == self.container}
+        found = {cell.name: stored for cell, stored in self.backend.objects.items() if cell.space == self.container}
         keys = sorted(key for key in found if key.startswith(prefix) and key > after)
         return [self.info(key, found[key]) for key in keys[: self.limits.page_size]]
-
-
-@breaks("MT-07", "MT-08")
-class JoinedBySlash(MemoryObjectStorage):
-    """A tenant is a folder, and so may be a part of its name."""
-
-    def place(self, key: str) -> Place:
-        if self.tenant_id is None:
-            return super().place(key)
-        tenant, _, rest = f"{self.tenant_id}/{key}".partition("/")
-        return (self.container, tenant, rest)
-
-
-@breaks("MT-08")
-class JoinedByNothing(MemoryObjectStorage):
-    """Tenant and key are joined without anything between, when an object is read."""
-
-    def find(self, key: str, version: str | None = None) -> Stored:
-        for (container, tenant, other), stored in list(self.backend.objects.items()):
-            joined = container == self.container and tenant is not None and self.tenant_id is not None
-            if joined and version is None and f"{tenant}{other}" == f"{self.tenant_id}{key}":
-                return stored
-        return super().find(key, version)
-
-
-@breaks("MT-09")
-class FoldedTenant(MemoryObjectStorage):
-    """A bucket's name has no upper case, and so its tenant has none."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(
-            *arguments, tenant_id=tenant_id.lower() if isinstance(tenant_id, str) and tenant_id else tenant_id, **keywords
-        )
-
-
-@breaks("MT-10")
-class CutTenant(MemoryObjectStorage):
-    """The name of a bucket ends at 63 characters."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=tenant_id[:63] if isinstance(tenant_id, str) else tenant_id, **keywords)
-
-
-@breaks("MT-11")
-class FalsyTenant(MemoryObjectStorage):
-    """`if tenant_id:` sends an empty id to the whole bucket."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=tenant_id or None, **keywords)
-
-
-@breaks("MT-12")
-class PublicFolder(MemoryObjectStorage):
-    """The tenant `public` is the folder of all who have none."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=None if tenant_id == "public" else tenant_id, **keywords)
-
-
-@breaks("MT-13")
-class Superuser(MemoryObjectStorage):
-    """Without a tenant one reads every tenant's objects."""
-
-    def find(self, key: str, version: str | None = None) -> Stored:
-        if self.tenant_id is None and version is None and self.place(key) not in self.backend.objects:
-            for (container, _, other), stored in self.backend.objects.items():
-                if (container, other) == (self.container, key):
-                    return stored
-        return super().find(key, version)
-
-
-@breaks("MT-17")
-class InstanceIsTenant(MemoryObjectStorage):
-    """With a tenant, each client has a folder of its own."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.tenant_id = self.tenant_id and f"{self.tenant_id}#{id(self)}"
 
 
 @breaks("MT-18")
@@ -1344,7 +1063,7 @@ class GlobalUniqueIndex(MemoryObjectStorage):
 
     def check_precondition(self, key: str, if_absent: bool, if_match: str | None) -> None:
         super().check_precondition(key, if_absent, if_match)
-        if if_absent and any((p[0], p[2]) == (self.container, key) for p in self.backend.objects):
+        if if_absent and tenants.elsewhere(self, key):
             raise AlreadyExistsError(f"there is an object {key!r}")
 
 
@@ -1353,20 +1072,10 @@ class GlobalVersions(MemoryObjectStorage):
     """A version is found by its id alone, whoever asks for it under the same key."""
 
     def find(self, key: str, version: str | None = None) -> Stored:
-        for (place, id), stored in self.backend.versions.items():
-            if id == version and place[2] == key:
+        for (cell, id), stored in self.backend.versions.items():
+            if id == version and cell.name == key:
                 return stored
         return super().find(key, version)
-
-
-@breaks("MT-20")
-class ParsedTenant(MemoryObjectStorage):
-    """A tenant's folder is added unless the key seems to have one already."""
-
-    def place(self, key: str) -> Place:
-        tenant, separator, rest = key.partition("/")
-        known = {each[1] for each in self.backend.objects}
-        return (self.container, tenant, rest) if separator and tenant in known else super().place(key)
 
 
 @breaks("MT-22")
@@ -1376,8 +1085,8 @@ class BulkEverywhere(MemoryObjectStorage):
     async def delete_many(self, keys: Iterable[str]) -> None:
         wanted = self.check_keys(keys)
         await super().delete_many(wanted)
-        for place in [each for each in self.backend.objects if each[2] in wanted and len(wanted) > 1]:
-            del self.backend.objects[place]
+        for cell in [each for each in self.backend.objects if each.name in wanted and len(wanted) > 1]:
+            del self.backend.objects[cell]
 
 
 @breaks("MT-24")
@@ -1388,7 +1097,7 @@ class UnsignedTenant(MemoryObjectStorage):
         super().__init__(*arguments, **keywords)
         backend = self.backend
         sign = type(backend).signature
-        backend.__dict__["signature"] = lambda place, *rest: sign(backend, (place[0], None, place[2]), *rest)
+        backend.__dict__["signature"] = lambda cell, *rest: sign(backend, cell._replace(tenant=None), *rest)
 
 
 __all__ = [name for name, value in vars().items() if isinstance(value, type) and issubclass(value, MemoryObjectStorage)]

@@ -1,36 +1,58 @@
 """Broken sources of secrets, in the order of the rules that reject them."""
 
-import asyncio
 import base64
 import json
 import logging
 import os
 import sys
-import time
-import unicodedata
 import warnings
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 
-from omnitck.defects import breaks
+from omnitck.defects import break_with, breaks, clients, tenants
 from omnitck.reference.client import Cell
 from omnitck.reference.secrets import MemorySecrets
 from omnitck.shared.exceptions import (
-    ClosedError,
     ConflictError,
     InvalidArgumentError,
     PermissionDeniedError,
     SecretNotFoundError,
-    TCKError,
+    TooLargeError,
     UnavailableError,
 )
 
 # The common family
+
+break_with(
+    MemorySecrets,
+    {
+        clients.UnknownCapability: "SE-COM-02",
+        clients.StaleAdvertisement: "SE-COM-04",
+        clients.UnflushedBuffer: "SE-COM-06",
+        clients.DoubleRelease: "SE-COM-07",
+        clients.SilentReconnect: "SE-COM-08",
+        clients.SwallowingExit: "SE-COM-09",
+        clients.SharedPool: "SE-COM-10 SE-COM-06 MT-16",
+        clients.OrphanedTask: "SE-COM-11",
+        clients.BreakingClose: "SE-COM-11",
+        clients.LeakingVendorError: "SE-COM-12 SE-16",
+        clients.NoCause: "SE-COM-12",
+        clients.SwallowedCancellation: "SE-COM-14",
+        clients.CrossedReply: "SE-COM-15 MT-15",
+        clients.SharedCursor: "SE-COM-18 SE-COM-15 SE-03 MT-14",
+        clients.CoercedKey: "SE-COM-19",
+        clients.NormalisedKey: "SE-COM-20",
+        clients.TruncatedKey: "SE-COM-21",
+        clients.TruncatedValue: "SE-COM-22 SE-20",
+        clients.BlockingCall: "SE-COM-23",
+        clients.PrintedPassword: "SE-COM-24",
+    },
+)
 
 
 @breaks("SE-COM-01", "SE-COM-04")
@@ -41,15 +63,6 @@ class RenamedParameter(MemorySecrets):
         return await super().get(key, version=version)
 
 
-@breaks("SE-COM-02")
-class UnknownCapability(MemorySecrets):
-    """It advertises `rotation`, which no application asks for."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.capabilities |= {"rotation"}
-
-
 @breaks("SE-COM-02", "SE-20", "SE-COM-22")
 class SmallSecrets(MemorySecrets):
     """It is built on a tier that ends at 4 KiB, and says so."""
@@ -58,7 +71,7 @@ class SmallSecrets(MemorySecrets):
         super().__init__(*arguments, **keywords)
         self.limits = replace(self.limits, value_bytes=4096)
 
-    def check_size(self, key: str, data: bytes) -> None:
+    def check_size(self, key: str, size: int) -> None:
         pass
 
 
@@ -68,18 +81,6 @@ class DroppedArgument(MemorySecrets):
 
     async def get(self, name: str, *, version: str | None = None) -> str:
         return await super().get(name)
-
-
-@breaks("SE-COM-04")
-class StaleAdvertisement(MemorySecrets):
-    """Its list of capabilities was not updated when `watch` came."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.capabilities -= {"watch"}
-
-    def need(self, capability: str) -> None:
-        pass
 
 
 @breaks("SE-COM-05")
@@ -105,46 +106,6 @@ class OwnDictionary(MemorySecrets):
         return super().put(name, data)
 
 
-@breaks("SE-COM-06")
-class UnflushedBuffer(MemorySecrets):
-    """What a client wrote goes when it closes."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.written: set[Cell] = set()
-
-    def put(self, name: str, data: bytes) -> str:
-        self.written.add(self.cell(name))
-        return super().put(name, data)
-
-    async def close(self) -> None:
-        for cell in self.written:
-            self.backend.secrets.pop(cell, None)
-        await super().close()
-
-
-@breaks("SE-COM-07")
-class DoubleRelease(MemorySecrets):
-    """A second `close` releases the pool again."""
-
-    async def close(self) -> None:
-        if self.closed:
-            raise RuntimeError("pool is already closed")
-        await super().close()
-
-
-@breaks("SE-COM-08")
-class SilentReconnect(MemorySecrets):
-    """`list_versions` connects again after `close`."""
-
-    async def list_versions(self, name: str) -> list[str]:
-        closed, self.closed = self.closed, False
-        try:
-            return await super().list_versions(name)
-        finally:
-            self.closed = closed
-
-
 @breaks("SE-COM-08", "SE-COM-09")
 class CacheOutlivesClose(MemorySecrets):
     """After `close` the cache still answers, also that there is no such secret."""
@@ -153,72 +114,6 @@ class CacheOutlivesClose(MemorySecrets):
         if self.closed and version is None:
             raise self.absent(name)
         return await super().get(name, version=version)
-
-
-@breaks("SE-COM-09")
-class SwallowingExit(MemorySecrets):
-    """`__aexit__` returns true, and the application's exception is gone."""
-
-    async def __aexit__(self, *exc_info: Any) -> bool:  # type: ignore[override]
-        await super().__aexit__(*exc_info)
-        return True
-
-
-@breaks("SE-COM-10", "SE-COM-06", "MT-16")
-class SharedPool(MemorySecrets):
-    """The first client to close, closes the pool of all."""
-
-    async def close(self) -> None:
-        self.backend.__dict__["pool_closed"] = True
-        await super().close()
-
-    def check_usable(self) -> None:
-        if self.backend.__dict__.get("pool_closed"):
-            raise ClosedError("the pool is closed")
-        super().check_usable()
-
-
-@breaks("SE-COM-11")
-class OrphanedRefresh(MemorySecrets):
-    """A background task renews the token, and never ends."""
-
-    async def turn(self) -> None:
-        if not hasattr(self, "refresh"):
-            self.refresh = asyncio.create_task(asyncio.sleep(3600), name="refresh")
-        await super().turn()
-
-
-@breaks("SE-COM-11")
-class BreakingClose(MemorySecrets):
-    """An operation in flight during `close` fails with what the dead connection raises."""
-
-    async def turn(self) -> None:
-        self.check_usable()
-        await anyio.lowlevel.checkpoint()
-        if self.closed:
-            raise ConnectionResetError("connection lost")
-        self.check_usable()
-
-
-@breaks("SE-COM-12", "SE-16")
-class LeakingVendorError(MemorySecrets):
-    """The driver's own exception reaches the application."""
-
-    def check_usable(self) -> None:
-        if not self.backend.reachable:
-            raise ConnectionRefusedError("connection refused")
-        super().check_usable()
-
-
-@breaks("SE-COM-12")
-class NoCause(MemorySecrets):
-    """Why the backend does not answer, nobody is told."""
-
-    def check_usable(self) -> None:
-        try:
-            super().check_usable()
-        except UnavailableError as error:
-            raise UnavailableError(str(error)) from None
 
 
 @breaks("SE-COM-13", "SE-02")
@@ -237,38 +132,6 @@ class TalkativeRefusal(MemorySecrets):
         if not isinstance(value, str):
             raise InvalidArgumentError(f"secret {key!r}: {value!r} is no text")
         return super().encoded(key, value)
-
-
-@breaks("SE-COM-14")
-class SwallowedCancellation(MemorySecrets):
-    """A retry loop takes the cancellation for a failure of the network."""
-
-    async def delete(self, name: str) -> None:
-        self.check_key(name)
-        try:
-            await self.turn()
-        except BaseException as error:
-            if isinstance(error, TCKError):
-                raise
-        self.remove(name)
-
-
-@breaks("SE-COM-15", "MT-15")
-class CrossedReply(MemorySecrets):
-    """The connection of a cancelled read goes back to the pool with its reply unread; the next read gets it."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.unread: list[str] = []
-
-    async def get(self, name: str, *, version: str | None = None) -> str:
-        try:
-            value = await super().get(name, version=version)
-        except anyio.get_cancelled_exc_class():
-            self.unread.append("")
-            raise
-        self.unread.append(value)
-        return self.unread.pop(0)
 
 
 @breaks("SE-COM-16", "SE-COM-22", "SE-20")
@@ -294,73 +157,12 @@ class SharedResult(MemorySecrets):
         return self.results.setdefault((self.cell(name), "".join(listed)), listed)
 
 
-@breaks("SE-COM-18", "SE-COM-15", "SE-03", "MT-14")
-class SharedCursor(MemorySecrets):
-    """All reads of a client share one cursor: the last to ask decides what all are told."""
-
-    cursor = ""
-
-    async def current(self, name: str) -> bytes:
-        self.cursor = name
-        await self.turn()
-        return self.newest(self.cursor)
-
-
-@breaks("SE-COM-19")
-class CoercedName(MemorySecrets):
-    """`get(None)` reads the secret "None"."""
-
-    async def get(self, name: str, *, version: str | None = None) -> str:
-        return await super().get(name if isinstance(name, str) else str(name), version=version)
-
-
-@breaks("SE-COM-20")
-class NormalisedName(MemorySecrets):
-    """The file system underneath stores names in one normal form."""
-
-    def cell(self, key: str) -> Cell:
-        return super().cell(unicodedata.normalize("NFC", key))
-
-
 @breaks("SE-COM-20")
 class CleanedPath(MemorySecrets):
     """The HTTP library resolves `a/../b`."""
 
     def cell(self, key: str) -> Cell:
         return super().cell(os.path.normpath(key) if "/../" in key else key)
-
-
-@breaks("SE-COM-21")
-class TruncatedName(MemorySecrets):
-    """The column is one byte too narrow, and the database cuts."""
-
-    def cell(self, key: str) -> Cell:
-        return super().cell(key.encode()[: self.limits.key_bytes - 1].decode(errors="replace"))
-
-
-@breaks("SE-COM-22", "SE-20")
-class TruncatedValue(MemorySecrets):
-    """What is too long is cut, without a word."""
-
-    def encoded(self, key: str, value: object) -> bytes:
-        return super().encoded(key, value[: self.limits.value_bytes] if isinstance(value, str) else value)
-
-
-@breaks("SE-COM-23")
-class BlockingCall(MemorySecrets):
-    """`watch` calls the vendor's synchronous client."""
-
-    def watch(self, name: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        time.sleep(0.12)
-        return super().watch(name)
-
-
-@breaks("SE-COM-24")
-class PrintedToken(MemorySecrets):
-    """`repr` shows the token."""
-
-    def __repr__(self) -> str:
-        return f"<secrets of memory:// with {self.password}>"
 
 
 # Values
@@ -448,8 +250,7 @@ class HelpfulError(MemorySecrets):
     """The error suggests the names that do exist."""
 
     def absent(self, name: str) -> SecretNotFoundError:
-        near = [other for tenant, other in self.backend.secrets if tenant == self.tenant_id]
-        return SecretNotFoundError(f"secret {name!r} does not exist; did you mean {near}?")
+        return SecretNotFoundError(f"secret {name!r} does not exist; did you mean {self.own()}?")
 
 
 @breaks("SE-03", "MT-14", "SE-COM-15", "SE-COM-18")
@@ -572,7 +373,7 @@ class FolderAsValue(MemorySecrets):
     """A path that has something below it is answered with what that is."""
 
     def newest(self, name: str) -> bytes:
-        below = [other for tenant, other in self.backend.secrets if tenant == self.tenant_id and other.startswith(f"{name}/")]
+        below = [other for other in self.own() if other.startswith(f"{name}/")]
         return json.dumps(below).encode() if below and not self.find(name) else super().newest(name)
 
 
@@ -640,11 +441,11 @@ class DecodersError(MemorySecrets):
 class NotedValue(MemorySecrets):
     """A note on the error says, in hexadecimal, what was to be written."""
 
-    def check_size(self, key: str, data: bytes) -> None:
+    def encoded(self, key: str, value: object) -> bytes:
         try:
-            super().check_size(key, data)
-        except InvalidArgumentError as error:
-            error.add_note(f"the value was {data.hex()}")
+            return super().encoded(key, value)
+        except TooLargeError as error:
+            error.add_note(f"the value was {str(value).encode().hex()}")
             raise
 
 
@@ -975,15 +776,7 @@ class ListedValues(MemorySecrets):
             yield f"{name}={self.newest(name).decode(errors='replace')}"
 
 
-@breaks("SE-23", "SE-COM-20")
-class OnePage(MemorySecrets):
-    """A listing ends with the first page."""
-
-    async def list_names(self, prefix: str = "") -> AsyncIterator[str]:
-        if prefix:
-            self.check_key(prefix)
-        for name in await self.page(prefix, ""):
-            yield name
+break_with(MemorySecrets, {clients.OnePage: "SE-23 SE-COM-20"})
 
 
 @breaks("SE-23")
@@ -996,7 +789,7 @@ class OneLevel(MemorySecrets):
                 yield name
 
 
-@breaks("SE-23", "MT-13", "SE-27")
+@breaks("SE-23", "SE-27")
 class ListedTombstones(MemorySecrets):
     """A listing shows what was deleted."""
 
@@ -1008,8 +801,9 @@ class ListedTombstones(MemorySecrets):
     async def list_names(self, prefix: str = "") -> AsyncIterator[str]:
         async for name in super().list_names(prefix):
             yield name
-        for tenant, name in sorted(self.backend.__dict__.get("tombstones", ())):
-            if tenant == self.tenant_id and prefix and name.startswith(prefix) and not self.find(name):
+        gone = [cell.name for cell in self.backend.__dict__.get("tombstones", ()) if cell == self.cell(cell.name)]
+        for name in sorted(gone):
+            if prefix and name.startswith(prefix) and not self.find(name):
                 yield name
 
 
@@ -1169,15 +963,26 @@ class ForgetsRepetition(MemorySecrets):
 
 # Tenants
 
-
-@breaks(
-    *"MT-01 MT-02 MT-03 MT-04 MT-05 MT-06 MT-07 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-19 MT-21".split(),
+break_with(
+    MemorySecrets,
+    {
+        tenants.IgnoredTenant: "MT-01 MT-02 MT-03 MT-04 MT-05 MT-06 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-19 MT-21",
+        tenants.DeleteEverywhere: "MT-02 MT-04 MT-09 MT-10 MT-13 MT-21",
+        tenants.UnscopedScan: "MT-06 MT-07 MT-08 MT-13",
+        tenants.JoinedByColon: "MT-07 MT-08",
+        tenants.JoinedByNothing: "MT-08 MT-12 MT-13",
+        tenants.FoldedTenant: "MT-09",
+        tenants.CutTenant: "MT-10",
+        tenants.FalsyTenant: "MT-11",
+        tenants.PublicTenant: "MT-12",
+        tenants.GlobalSuperuser: "MT-13",
+        tenants.GlobalTenant: "MT-14",
+        tenants.StickySetting: "MT-15",
+        tenants.ClosesNeighbours: "MT-16",
+        tenants.InstanceIsTenant: "MT-17",
+        tenants.ParsedTenant: "MT-20",
+    },
 )
-class ForgottenTenant(MemorySecrets):
-    """`tenant_id` is taken and forgotten."""
-
-    def cell(self, key: str) -> Cell:
-        return (None, key)
 
 
 @breaks("MT-01", "MT-12", "MT-15", "SE-12")
@@ -1205,22 +1010,12 @@ class CacheWithoutTenant(MemorySecrets):
         super().remove(name)
 
 
-@breaks("MT-02", "MT-04", "MT-09", "MT-10", "MT-13", "MT-21")
-class UnscopedDelete(MemorySecrets):
-    """`delete` removes the name for all tenants."""
-
-    async def delete(self, name: str) -> None:
-        await super().delete(name)
-        for cell in [each for each in self.backend.secrets if each[1] == name and each[0] is not None]:
-            self.backend.remove(cell)
-
-
 @breaks("MT-03")
 class ExistenceOracle(MemorySecrets):
     """A secret of another tenant is forbidden, not absent."""
 
     def absent(self, name: str) -> Any:
-        if any(cell[1] == name for cell in self.backend.secrets):
+        if tenants.elsewhere(self, name):
             return SecretNotFoundError(f"secret {name!r} is not yours")
         return super().absent(name)
 
@@ -1230,7 +1025,7 @@ class UnscopedListVersions(MemorySecrets):
     """`list_versions` of an absent secret touches those of other tenants."""
 
     async def list_versions(self, name: str) -> list[str]:
-        for cell in [each for each in self.backend.secrets if each[1] == name and each[0] != self.tenant_id]:
+        for cell in [each for each in self.backend.secrets if each.name == name and each.tenant != self.tenant_id]:
             self.backend.put(cell, self.backend.find(cell)[0].data)
         return await super().list_versions(name)
 
@@ -1244,151 +1039,8 @@ class NeighboursInError(MemorySecrets):
         try:
             return await super().get_many(wanted)
         except SecretNotFoundError as error:
-            near = [cell for cell in self.backend.secrets if cell[0] != self.tenant_id and cell[1].endswith("-hidden")]
+            near = [cell for cell in self.backend.secrets if cell.tenant != self.tenant_id and cell.name.endswith("-hidden")]
             raise SecretNotFoundError(f"{error}; near {near}" if near else str(error)) from None
-
-
-@breaks("MT-06", "MT-07", "MT-08", "MT-13")
-class UnscopedList(MemorySecrets):
-    """A listing of short prefixes shows all tenants' names."""
-
-    async def page(self, prefix: str, after: str) -> list[str]:
-        await self.turn()
-        names = {name for tenant, name in self.backend.secrets if tenant == self.tenant_id or len(prefix) < 20}
-        return sorted(name for name in names if name.startswith(prefix) and name > after)[: self.limits.page_size]
-
-
-@breaks("MT-07", "MT-08")
-class JoinedBySlash(MemorySecrets):
-    """Tenant and name make one path, and a tenant may have a slash in it."""
-
-    def cell(self, key: str) -> Cell:
-        if self.tenant_id is None:
-            return super().cell(key)
-        tenant, _, rest = f"{self.tenant_id}/{key}".partition("/")
-        return (tenant, rest)
-
-    async def page(self, prefix: str, after: str) -> list[str]:
-        if self.tenant_id is None:
-            return await super().page(prefix, after)
-        await self.turn()
-        tenant, _, start = f"{self.tenant_id}/".partition("/")
-        names = [name[len(start) :] for own, name in self.backend.secrets if own == tenant and name.startswith(start + prefix)]
-        return sorted(name for name in names if name > after)[: self.limits.page_size]
-
-
-@breaks("MT-08", "MT-12", "MT-13")
-class JoinedByNothing(MemorySecrets):
-    """Tenant and name are joined without anything between, in `get`."""
-
-    async def current(self, name: str) -> bytes:
-        if not self.find(name) and self.tenant_id is not None:
-            await self.turn()
-            for (tenant, other), versions in self.backend.secrets.items():
-                if f"{tenant}{other}" == f"{self.tenant_id}{name}":
-                    return versions[0].data
-        return await super().current(name)
-
-
-@breaks("MT-09")
-class FoldedTenant(MemorySecrets):
-    """The tenant is the name of a vault, which folds case."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=tenant_id.lower() if isinstance(tenant_id, str) else tenant_id, **keywords)
-
-
-@breaks("MT-10")
-class CutTenant(MemorySecrets):
-    """The name of a vault ends at 63 characters."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=tenant_id[:63] if isinstance(tenant_id, str) else tenant_id, **keywords)
-
-
-@breaks("MT-11")
-class FalsyTenant(MemorySecrets):
-    """`if tenant_id:` sends an empty id to the global scope."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=tenant_id or None, **keywords)
-
-
-@breaks("MT-12")
-class PublicTenant(MemorySecrets):
-    """The tenant `public` is the scope of all who have none."""
-
-    def __init__(self, *arguments: Any, tenant_id: Any = None, **keywords: Any) -> None:
-        super().__init__(*arguments, tenant_id=None if tenant_id == "public" else tenant_id, **keywords)
-
-
-@breaks("MT-13")
-class GlobalSuperuser(MemorySecrets):
-    """Without a tenant one reads every tenant's secrets."""
-
-    async def current(self, name: str) -> bytes:
-        if self.tenant_id is None and not self.find(name):
-            await self.turn()
-            for (_, other), versions in self.backend.secrets.items():
-                if other == name:
-                    return versions[0].data
-        return await super().current(name)
-
-
-@breaks("MT-14")
-class GlobalTenant(MemorySecrets):
-    """The current tenant is a global that is set before each call."""
-
-    async def current(self, name: str) -> bytes:
-        self.backend.__dict__["tenant"] = self.tenant_id
-        await self.turn()
-        found = self.backend.find((self.backend.__dict__["tenant"], name))
-        if not found:
-            raise self.absent(name)
-        return found[0].data
-
-
-@breaks("MT-15")
-class StickySetting(MemorySecrets):
-    """A cancelled call leaves the connection with its tenant set; the next one reads as that."""
-
-    async def turn(self) -> None:
-        try:
-            await super().turn()
-        except anyio.get_cancelled_exc_class():
-            self.backend.__dict__["stuck"] = self.tenant_id
-            raise
-
-    async def get(self, name: str, *, version: str | None = None) -> str:
-        own = self.tenant_id
-        self.tenant_id = self.backend.__dict__.pop("stuck", own)
-        try:
-            return await super().get(name, version=version)
-        finally:
-            self.tenant_id = own
-
-
-@breaks("MT-16")
-class ClosesNeighbours(MemorySecrets):
-    """Closing a tenant's client closes those of the other tenants."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.backend.__dict__.setdefault("clients", []).append(self)
-
-    async def close(self) -> None:
-        for client in self.backend.__dict__["clients"]:
-            client.closed = client.closed or client.tenant_id != self.tenant_id
-        await super().close()
-
-
-@breaks("MT-17")
-class InstanceIsTenant(MemorySecrets):
-    """With a tenant, each client has secrets of its own."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.tenant_id = self.tenant_id and f"{self.tenant_id}#{id(self)}"
 
 
 @breaks("MT-19")
@@ -1398,19 +1050,9 @@ class AbsoluteVersion(MemorySecrets):
     def version(self, name: str, id: str) -> bytes:
         for cell, versions in self.backend.secrets.items():
             for each in versions:
-                if each.id == id and cell[1] == name:
+                if each.id == id and cell.name == name:
                     return each.data
         return super().version(name, id)
-
-
-@breaks("MT-20")
-class ParsedTenant(MemorySecrets):
-    """A tenant's prefix is added unless the name seems to have one already."""
-
-    def cell(self, key: str) -> Cell:
-        tenant, separator, rest = key.partition("/")
-        known = {tenant for tenant, _ in self.backend.secrets}
-        return (tenant, rest) if separator and tenant in known else super().cell(key)
 
 
 @breaks("MT-21")
@@ -1419,7 +1061,7 @@ class SharedChannel(MemorySecrets):
 
     def put(self, name: str, data: bytes) -> str:
         for watcher in self.backend.watchers:
-            if watcher.cell[1] == name and watcher.cell != self.cell(name):
+            if watcher.cell.name == name and watcher.cell != self.cell(name):
                 watcher.stream.send_nowait(data)
         return super().put(name, data)
 

@@ -6,7 +6,7 @@ Every operation takes one turn of the event loop, as a real one would, and then 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import anyio.lowlevel
 
@@ -23,8 +23,14 @@ from omnitck.shared.models import Limits
 
 __all__ = ["Cell", "MemoryClient", "MemoryServer", "is_unicode"]
 
-Cell = tuple[str | None, str]
-"""A tenant and a name. A tuple, not a joined string: no separator can be injected."""
+
+class Cell(NamedTuple):
+    """Where a server holds a name. A tuple, not a joined string: no separator can be injected."""
+
+    tenant: str | None
+    name: str
+    space: str = ""
+    """The namespace or the container, where there are several."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -37,6 +43,14 @@ class MemoryServer:
     """What clients must present, if anything."""
     reachable: bool = True
 
+    def cells(self) -> list[Cell]:
+        """Every cell that holds something."""
+        return []
+
+    def remove(self, cell: Cell) -> None:
+        """Remove what is in *cell*, if anything."""
+        raise NotImplementedError
+
 
 Server = TypeVar("Server", bound=MemoryServer)
 
@@ -46,6 +60,12 @@ class MemoryClient(Generic[Server]):
 
     everything: ClassVar[frozenset[str]] = frozenset()
     """The capabilities that it declares if it is not told otherwise."""
+    reads: ClassVar[str] = "get"
+    """The operation that reads what is under one name."""
+    deletes: ClassVar[str] = "delete"
+    """The operation that deletes one name."""
+    aside: ClassVar[str] = ""
+    """A capability that is rarely used, and looked at by `need` alone: a defect of "one operation" is in one of these."""
 
     def __init__(
         self,
@@ -109,12 +129,21 @@ class MemoryClient(Generic[Server]):
 
     def check_key(self, key: object) -> None:
         """Refuse what is no key."""
-        if not isinstance(key, str):
-            raise InvalidArgumentError(f"a key is text, not {type(key).__name__}")
-        if not key or "\x00" in key or not is_unicode(key):
-            raise InvalidArgumentError(f"key {key!r} is empty, or holds U+0000 or a surrogate")
-        if len(key.encode()) > self.limits.key_bytes:
-            raise TooLargeError(f"key {key!r} is longer than {self.limits.key_bytes} bytes")
+        self.check_name("key", key, self.limits.key_bytes)
+
+    def check_name(self, kind: str, name: object, most: int) -> None:
+        """Refuse what names nothing of this *kind*, or is longer than *most* bytes."""
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"a {kind} is text, not {type(name).__name__}")
+        if not name or "\x00" in name or not is_unicode(name):
+            raise InvalidArgumentError(f"{kind} {name!r} is empty, or holds U+0000 or a surrogate")
+        if len(name.encode()) > most:
+            raise TooLargeError(f"{kind} {name!r} is longer than {most} bytes")
+
+    def check_prefix(self, prefix: str) -> None:
+        """Refuse what begins no key."""
+        if prefix != "":
+            self.check_key(prefix)
 
     def check_keys(self, keys: Iterable[object]) -> list[str]:
         """Each distinct key once. The error names every bad one."""
@@ -127,10 +156,17 @@ class MemoryClient(Generic[Server]):
             distinct[str(key)] = None
         return list(distinct)
 
-    def check_size(self, key: str, data: bytes) -> None:
-        """Refuse what the backend would not hold."""
-        if len(data) > self.limits.value_bytes:
+    def check_size(self, key: str, size: int) -> None:
+        """Refuse more bytes than the backend would hold."""
+        if size > self.limits.value_bytes:
             raise TooLargeError(f"key {key!r}: the value is longer than {self.limits.value_bytes} bytes")
+
+    def check_text(self, key: str, kind: str, text: object) -> None:
+        """Refuse what is no text, where a version or the like is expected."""
+        if not isinstance(text, str):
+            raise InvalidArgumentError(f"key {key!r}: {kind} is text, not {type(text).__name__}")
+
+    # Between what is asked and what the server holds.
 
     def encoded(self, key: str, value: object) -> bytes:
         """The text *value* as it is stored."""
@@ -140,12 +176,38 @@ class MemoryClient(Generic[Server]):
             raise InvalidArgumentError(f"key {key!r}: the value holds a surrogate")
 
         data = value.encode()
-        self.check_size(key, data)
+        self.check_size(key, len(data))
         return data
+
+    def text(self, key: str, data: bytes) -> str:
+        """What is stored, as text."""
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            del data
+        # Raised here, where the decoder's error, which carries the data, is not its context.
+        raise InvalidArgumentError(f"key {key!r} holds bytes that are no text")
 
     def cell(self, key: str) -> Cell:
         """Where the backend holds *key*."""
-        return (self.tenant_id, key)
+        return Cell(self.tenant_id, key)
+
+    def own(self) -> list[str]:
+        """The names that the backend holds for this client."""
+        mine = self.cell("")
+        return [each.name for each in self.backend.cells() if (each.tenant, each.space) == (mine.tenant, mine.space)]
+
+    def following(self, prefix: str, after: str) -> list[str]:
+        """The first names beyond *after*, as many as the backend returns at once."""
+        return sorted(name for name in self.own() if name.startswith(prefix) and name > after)[: self.limits.page_size]
+
+    def put(self, key: str, *arguments: Any, **keywords: Any) -> Any:
+        """Store something under *key*."""
+        raise NotImplementedError
+
+    def remove(self, key: str, *arguments: Any, **keywords: Any) -> None:
+        """Remove what is under *key*, if anything."""
+        self.backend.remove(self.cell(key))
 
 
 def is_unicode(text: str) -> bool:

@@ -50,6 +50,10 @@ class MemoryDocuments(MemoryServer):
     revisions: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
     """They never come back, so that no revision is ever given to two states of a document."""
 
+    def cells(self) -> list[Cell]:
+        """Every collection that was used."""
+        return list(self.collections)
+
     def snapshot(self) -> "MemoryDocuments":
         """A server of one's own with the same documents."""
         return replace(self, collections={cell: dict(documents) for cell, documents in self.collections.items()})
@@ -59,6 +63,9 @@ class MemoryDocumentDatabase(MemoryClient[MemoryDocuments]):
     """One client. It implements `DocumentDatabaseProtocol` and every capability that it is told to declare."""
 
     everything = CAPABILITIES
+    reads = "find_one"
+    deletes = "delete_one"
+    aside = "transaction"
 
     # Core
 
@@ -474,12 +481,7 @@ class MemoryDocumentDatabase(MemoryClient[MemoryDocuments]):
 
     def check_collection(self, collection: object) -> None:
         """Refuse what is no name of a collection."""
-        if not isinstance(collection, str):
-            raise InvalidArgumentError(f"a collection is named by text, not by {type(collection).__name__}")
-        if not collection or "\x00" in collection or not is_unicode(collection):
-            raise InvalidArgumentError(f"the name of collection {collection!r} is empty, or holds U+0000 or a surrogate")
-        if len(collection.encode()) > self.backend.limits.collection_bytes:
-            raise TooLargeError(f"the name of collection {collection!r} is too long")
+        self.check_name("collection", collection, self.backend.limits.collection_bytes)
 
     def check_field(self, name: object) -> None:
         """Refuse what is no name of a field."""
@@ -504,9 +506,9 @@ class MemoryDocumentDatabase(MemoryClient[MemoryDocuments]):
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise InvalidArgumentError(f"{name} is a whole number from 0 up, not {number!r}")
 
-    def check_size(self, key: str, data: Any) -> None:
+    def check_size(self, key: str, size: int) -> None:
         """Refuse a document that is longer than the server takes."""
-        if data > self.backend.limits.document_bytes:
+        if size > self.backend.limits.document_bytes:
             raise TooLargeError(f"document {key!r} is longer than {self.backend.limits.document_bytes} bytes")
 
     def checked_projection(self, projection: object) -> frozenset[str] | None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from omnitck.reference.client import MemoryClient, MemoryServer, is_unicode
+from omnitck.reference.client import Cell, MemoryClient, MemoryServer, is_unicode
 from omnitck.shared.exceptions import (
     AlreadyExistsError,
     ConflictError,
@@ -25,15 +25,12 @@ from omnitck.shared.exceptions import (
 )
 from omnitck.shared.models import ObjectInfo, ObjectLimits, Prefix
 
-__all__ = ["CAPABILITIES", "MemoryObjectBackend", "MemoryObjectStorage", "Place", "Stored"]
+__all__ = ["CAPABILITIES", "MemoryObjectBackend", "MemoryObjectStorage", "Stored"]
 
 CAPABILITIES = frozenset(
     "stat list_prefix streaming range_read metadata conditional_write checksum hierarchy ordered_list copy presigned_url "
     "versioning batch_delete lifecycle validation shared availability limits".split()
 )
-
-Place = tuple[str, str | None, str]
-"""A container, a tenant and a key. A tuple, not a joined string: no separator can be injected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +79,38 @@ class MemoryObjectBackend(MemoryServer):
 
     limits: ObjectLimits = field(default_factory=_limits)
     containers: set[str] = field(default_factory=lambda: {"main"})
-    objects: dict[Place, Stored] = field(default_factory=dict, repr=False)
-    versions: dict[tuple[Place, str], Stored] = field(default_factory=dict, repr=False)
+    objects: dict[Cell, Stored] = field(default_factory=dict, repr=False)
+    versions: dict[tuple[Cell, str], Stored] = field(default_factory=dict, repr=False)
     """Every state of the objects whose clients keep versions."""
     secret: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
     """With which URLs are signed."""
     writes: int = 0
 
-    def put(self, place: Place, parts: tuple[bytes, ...], content_type: str | None, metadata: Mapping[str, str]) -> Stored:
+    def cells(self) -> list[Cell]:
+        """Every cell that holds an object."""
+        return list(self.objects)
+
+    def remove(self, cell: Cell) -> None:
+        """Remove the object in *cell*, if there is one; its former states stay."""
+        self.objects.pop(cell, None)
+
+    def put(self, cell: Cell, parts: tuple[bytes, ...], content_type: str | None, metadata: Mapping[str, str]) -> Stored:
         """Store a new object in one step."""
         self.writes += 1
-        stored = self.objects[place] = Stored(parts, content_type, metadata, self.writes, datetime.now(UTC))
+        stored = self.objects[cell] = Stored(parts, content_type, metadata, self.writes, datetime.now(UTC))
         return stored
 
-    def url(self, place: Place, method: str, expires: float) -> str:
-        """A URL that allows *method* on *place* for *expires* seconds."""
+    def url(self, cell: Cell, method: str, expires: float) -> str:
+        """A URL that allows *method* on *cell* for *expires* seconds."""
         deadline = repr(self.clock.now() + expires)
-        query = {"method": method, "deadline": deadline, "signature": self.signature(place, method, deadline)}
-        container, tenant, key = place
-        path = "/".join(quote(each, safe="") for each in (container, "-" if tenant is None else f"={tenant}", key))
+        query = {"method": method, "deadline": deadline, "signature": self.signature(cell, method, deadline)}
+        parts = (cell.space, "-" if cell.tenant is None else f"={cell.tenant}", cell.name)
+        path = "/".join(quote(each, safe="") for each in parts)
         return f"memory://store/{path}?{urlencode(query)}"
 
-    def signature(self, place: Place, method: str, deadline: str) -> str:
+    def signature(self, cell: Cell, method: str, deadline: str) -> str:
         """What only the server can make: over all that the URL allows."""
-        return hmac.new(self.secret, repr((place, method, deadline)).encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self.secret, repr((cell, method, deadline)).encode(), hashlib.sha256).hexdigest()
 
     def request(self, method: str, url: str, body: bytes = b"") -> tuple[int, bytes]:
         """The status and the body that a bare HTTP client gets."""
@@ -116,20 +121,20 @@ class MemoryObjectBackend(MemoryServer):
             return 400, b"not a path of three parts"
 
         container, tenant, key = path
-        place = (container, None if tenant == "-" else tenant[1:], key)
-        if not self.allows(place, method, query):
+        cell = Cell(None if tenant == "-" else tenant[1:], key, container)
+        if not self.allows(cell, method, query):
             return 403, b"forbidden"
         if method == "PUT":
-            self.put(place, (body,), None, {})
+            self.put(cell, (body,), None, {})
             return 200, b""
 
-        stored = self.objects.get(place)
+        stored = self.objects.get(cell)
         return (404, b"not found") if stored is None else (200, b"".join(stored.parts))
 
-    def allows(self, place: Place, method: str, query: Mapping[str, str]) -> bool:
-        """Whether a URL with this *query* allows *method* on *place*, now."""
+    def allows(self, cell: Cell, method: str, query: Mapping[str, str]) -> bool:
+        """Whether a URL with this *query* allows *method* on *cell*, now."""
         deadline = query.get("deadline", "0")
-        signature = self.signature(place, method, deadline)
+        signature = self.signature(cell, method, deadline)
         return hmac.compare_digest(signature, query.get("signature", "")) and self.clock.now() < float(deadline)
 
 
@@ -137,6 +142,8 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
     """One client. It implements `ObjectStorageProtocol` and every capability that it is told to declare."""
 
     everything = CAPABILITIES
+    reads = "download"
+    aside = "batch_delete"
 
     def __init__(self, backend: MemoryObjectBackend, *, container: str = "main", **settings: Any) -> None:
         """Connect to *container* of *backend*; that it does not exist shows in the first operation."""
@@ -208,8 +215,7 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
     async def page(self, prefix: str, after: str) -> list[ObjectInfo]:
         """The first objects beyond *after*, as many as the backend returns at once."""
         await self.turn()
-        keys = sorted(key for key in self.own_keys() if key.startswith(prefix) and key > after)
-        return [self.info(key, self.find(key)) for key in keys[: self.limits.page_size]]
+        return [self.info(key, self.find(key)) for key in self.following(prefix, after)]
 
     # streaming
 
@@ -240,7 +246,7 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
     async def sent(self, key: str, data: object) -> tuple[bytes, ...]:
         """The content as it has arrived at the backend, in parts, and not yet stored."""
         if isinstance(data, bytes):
-            self.check_size(key, data)
+            self.check_size(key, len(data))
             return (data,)
         if not isinstance(data, AsyncIterable):
             raise InvalidArgumentError(f"key {key!r}: the content must be bytes, not {type(data).__name__}")
@@ -253,7 +259,7 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
 
             part += chunk
             size += len(chunk)
-            self.check_length(key, size)
+            self.check_size(key, size)
             if len(part) >= self.backend.limits.part_bytes:
                 await self.turn()
                 parts.append(bytes(part))
@@ -276,7 +282,7 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
         """The first entries beyond *after*, as many as the backend returns at once."""
         await self.turn()
         entries: dict[str, ObjectInfo | Prefix] = {}
-        for key in self.own_keys():
+        for key in self.own():
             if key.startswith(prefix):
                 head, slash, _ = key[len(prefix) :].partition("/")
                 name = prefix + head + slash
@@ -305,7 +311,7 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
 
         self.check_expires(key, expires)
         await self.turn()
-        return self.backend.url(self.place(key), method, expires)
+        return self.backend.url(self.cell(key), method, expires)
 
     # batch_delete
 
@@ -327,16 +333,6 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
         super().check_usable()
         if self.container not in self.backend.containers:
             raise NotFoundError(f"there is no container {self.container!r}")
-
-    def check_prefix(self, prefix: str) -> None:
-        """Refuse what begins no key."""
-        if prefix != "":
-            self.check_key(prefix)
-
-    def check_length(self, key: str, size: int) -> None:
-        """Refuse more than the backend would hold."""
-        if size > self.limits.value_bytes:
-            self.check_size(key, bytes(self.limits.value_bytes + 1))
 
     def checked_metadata(self, key: str, content_type: object, metadata: object) -> dict[str, str]:
         """Metadata with its names in lower case; refuses what could not be kept."""
@@ -362,12 +358,12 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
             self.need("conditional_write")
         if if_absent and if_match is not None:
             raise InvalidArgumentError(f"key {key!r}: give if_absent or if_match, not both")
-        if if_match is not None and not isinstance(if_match, str):
-            raise InvalidArgumentError(f"key {key!r}: an etag is text, not {type(if_match).__name__}")
+        if if_match is not None:
+            self.check_text(key, "an etag", if_match)
 
     def check_precondition(self, key: str, if_absent: bool, if_match: str | None) -> None:
         """Refuse a write whose condition is not met now."""
-        stored = self.backend.objects.get(self.place(key))
+        stored = self.backend.objects.get(self.cell(key))
         if if_absent and stored is not None:
             raise AlreadyExistsError(f"there is an object {key!r}")
         if if_match is not None and (stored is None or stored.etag != if_match):
@@ -401,8 +397,7 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
         """Refuse what is no version."""
         if version is not None:
             self.need("versioning")
-            if not isinstance(version, str):
-                raise InvalidArgumentError(f"key {key!r}: a version is text, not {type(version).__name__}")
+            self.check_text(key, "a version", version)
 
     def check_expires(self, key: str, expires: object) -> None:
         """Refuse a life that no URL has."""
@@ -412,18 +407,14 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
 
     # What they do to the backend.
 
-    def place(self, key: str) -> Place:
+    def cell(self, key: str) -> Cell:
         """Where the backend holds *key*."""
-        return (self.container, self.tenant_id, key)
-
-    def own_keys(self) -> list[str]:
-        """The keys of this tenant in this container."""
-        return [key for container, tenant, key in self.backend.objects if (container, tenant) == (self.container, self.tenant_id)]
+        return Cell(self.tenant_id, key, self.container)
 
     def find(self, key: str, version: str | None = None) -> Stored:
         """The object under *key*, or a former state of it."""
-        place = self.place(key)
-        stored = self.backend.objects.get(place) if version is None else self.backend.versions.get((place, version))
+        cell = self.cell(key)
+        stored = self.backend.objects.get(cell) if version is None else self.backend.versions.get((cell, version))
         if stored is None:
             raise ObjectNotFoundError(f"there is no object {key!r}" + ("" if version is None else " of this version"))
 
@@ -431,15 +422,11 @@ class MemoryObjectStorage(MemoryClient[MemoryObjectBackend]):
 
     def put(self, key: str, parts: tuple[bytes, ...], content_type: str | None, metadata: Mapping[str, str]) -> Stored:
         """Store an object under *key*."""
-        place = self.place(key)
-        stored = self.backend.put(place, parts, content_type, metadata)
+        cell = self.cell(key)
+        stored = self.backend.put(cell, parts, content_type, metadata)
         if "versioning" in self.capabilities:
-            self.backend.versions[place, stored.version] = stored
+            self.backend.versions[cell, stored.version] = stored
         return stored
-
-    def remove(self, key: str) -> None:
-        """Remove what is under *key*; its former states stay."""
-        self.backend.objects.pop(self.place(key), None)
 
     def info(self, key: str, stored: Stored) -> ObjectInfo:
         """What is known of an object. Its metadata is the caller's own copy."""

@@ -15,10 +15,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from omnitck.reference.client import Cell, MemoryClient, MemoryServer
 from omnitck.shared.exceptions import (
     ClosedError,
-    InvalidArgumentError,
     PermissionDeniedError,
     SecretNotFoundError,
-    UnsupportedError,
 )
 from omnitck.shared.models import SecretLimits
 
@@ -53,6 +51,10 @@ class MemorySecretsBackend(MemoryServer):
     versions: int = 0
     """The last version given out. It never falls."""
 
+    def cells(self) -> list[Cell]:
+        """Every cell that holds a secret."""
+        return list(self.secrets)
+
     def find(self, cell: Cell) -> tuple[_Version, ...]:
         """The versions of a secret; none if there is no such secret."""
         return self.secrets.get(cell, ())
@@ -78,11 +80,11 @@ class MemorySecretsBackend(MemoryServer):
 
     def provision(self, name: str, value: str | bytes, *, tenant_id: str | None = None) -> None:
         """Create or change a secret behind the back of all clients."""
-        self.put((tenant_id, name), value.encode() if isinstance(value, str) else value)
+        self.put(Cell(tenant_id, name), value.encode() if isinstance(value, str) else value)
 
     def revoke(self, name: str, *, tenant_id: str | None = None) -> None:
         """Remove a secret behind the back of all clients."""
-        self.remove((tenant_id, name))
+        self.remove(Cell(tenant_id, name))
 
 
 class MemorySecrets(MemoryClient[MemorySecretsBackend]):
@@ -92,6 +94,7 @@ class MemorySecrets(MemoryClient[MemorySecretsBackend]):
     """
 
     everything = CAPABILITIES
+    aside = "watch"
     limits: SecretLimits
 
     def __init__(
@@ -173,8 +176,7 @@ class MemorySecrets(MemoryClient[MemorySecretsBackend]):
     async def list_names(self, prefix: str = "") -> AsyncIterator[str]:
         """See `Listing.list_names`. Each page starts after the last name of the one before."""
         self.need("list_prefix")
-        if prefix != "":
-            self.check_key(prefix)
+        self.check_prefix(prefix)
         after = ""
         while page := await self.page(prefix, after):
             for name in page:
@@ -184,8 +186,7 @@ class MemorySecrets(MemoryClient[MemorySecretsBackend]):
     async def page(self, prefix: str, after: str) -> list[str]:
         """The first names beyond *after*, as many as the backend returns at once."""
         await self.turn()
-        names = [name for tenant, name in self.backend.secrets if tenant == self.tenant_id and name.startswith(prefix)]
-        return sorted(name for name in names if name > after)[: self.limits.page_size]
+        return self.following(prefix, after)
 
     # batch
 
@@ -263,10 +264,8 @@ class MemorySecrets(MemoryClient[MemorySecretsBackend]):
 
     def check_version(self, name: str, version: object) -> None:
         """Refuse what is no version."""
-        if "versioning" not in self.capabilities:
-            raise UnsupportedError(f"this {type(self).__name__} does not declare versioning")
-        if not isinstance(version, str):
-            raise InvalidArgumentError(f"secret {name!r}: a version is text, not {type(version).__name__}")
+        self.need("versioning")
+        self.check_text(name, "a version", version)
 
     def versions(self, name: str) -> tuple[_Version, ...]:
         """All versions of a secret, the newest first."""
@@ -290,15 +289,6 @@ class MemorySecrets(MemoryClient[MemorySecretsBackend]):
     def absent(self, name: str) -> SecretNotFoundError:
         """What is said of a secret that does not exist."""
         return SecretNotFoundError(f"secret {name!r} does not exist")
-
-    def text(self, name: str, data: bytes) -> str:
-        """What is stored, as text."""
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            del data
-        # Raised here, where the decoder's error, which carries the data, is not its context.
-        raise InvalidArgumentError(f"secret {name!r} is no text")
 
     def keep(self, cell: Cell, data: bytes) -> None:
         """Remember what was read, or written."""
