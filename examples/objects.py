@@ -120,7 +120,8 @@ async def parts(
     It raises before the last part if all together is not what *digest* says or too large, and whatever the source raises.
     """
     found = hashlib.sha256()
-    part, total = bytearray(), 0
+    pieces: list[memoryview] = []
+    length = total = 0
     async with aclosing(_chunks(key, data, size)) as chunks:
         async for chunk in chunks:
             total += len(chunk)
@@ -130,16 +131,22 @@ async def parts(
                 found.update(chunk)
             rest = memoryview(chunk)
             while rest:
-                if len(part) == size:
-                    whole, part = bytes(part), bytearray()
-                    yield whole, False
-                    del whole
-                fitting = size - len(part)
-                part += rest[:fitting]
-                rest = rest[fitting:]
+                if length == size:
+                    yield _joined(pieces), False
+                    length = 0
+                pieces.append(rest[: size - length])
+                rest = rest[len(pieces[-1]) :]
+                length += len(pieces[-1])
     if digest is not None and found.digest() != digest:
         raise InvalidArgumentError(f"the content for {key!r} does not have this SHA-256 digest")
-    yield bytes(part), True
+    yield _joined(pieces), True
+
+
+def _joined(pieces: list[memoryview]) -> bytes:
+    """The *pieces* as one, of which none is kept: who is given the part holds it alone."""
+    part = b"".join(pieces)
+    pieces.clear()
+    return part
 
 
 async def _chunks(key: object, data: object, size: int) -> AsyncGenerator[bytes, None]:

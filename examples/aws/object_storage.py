@@ -170,7 +170,9 @@ class S3ObjectStorage(AWSClient):
                     described["ChecksumSHA256"] = base64.b64encode(sha256).decode()
                 made = await self._decided(what, key, condition, "put_object", Key=name, Body=part, **described)
             else:
-                made = await self._upload_parts(what, key, name, [part], parts, described, condition)
+                first = [part]
+                del part  # of which only the upload may know, that it can be let go
+                made = await self._upload_parts(what, key, name, first, parts, described, condition)
         return await self._stat(what, key, made.get("VersionId"))
 
     async def download(self, key: str, *, start: int = 0, end: int | None = None, version: str | None = None) -> bytes:

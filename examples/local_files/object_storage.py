@@ -132,7 +132,10 @@ class LocalObjectStorage(Client):
         try:
             async with aclosing(objects.parts(key, data, CHUNK, self.limits, sha256)) as parts:
                 async for part, _ in parts:
-                    await self._do(what, lambda part=part: file.write(part))  # type: ignore[misc]
+                    # A thread may not yet have forgotten its job when the next one is given, but there is nothing left in it.
+                    held = [part]
+                    del part
+                    await self._do(what, lambda held=held: file.write(held.pop()))  # type: ignore[misc]
             header = await self._do(what, lambda: self._commit(file, key, path, if_absent, if_match))
         finally:
             self._dispose(file)
@@ -228,7 +231,9 @@ class LocalObjectStorage(Client):
 
     async def _chunks(self, what: str, file: "_Old", start: int, end: int) -> AsyncGenerator[bytes, None]:
         for begin in range(start, end, CHUNK):
-            yield await self._do(what, lambda begin=begin: file.read(begin, min(begin + CHUNK, end)))  # type: ignore[misc]
+            held: list[bytes] = []  # not a result, which the thread would hold on to for a while
+            await self._do(what, lambda held=held, begin=begin: held.append(file.read(begin, min(begin + CHUNK, end))))  # type: ignore[misc]
+            yield held.pop()
 
     # Threads: whatever may wait for the disk runs in one.
 

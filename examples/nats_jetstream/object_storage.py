@@ -119,6 +119,7 @@ class NATSObjectStorage(NATSClient):
                         await self._call(what, self._publish(self._chunks_of(unique), part))
                         found.update(part)
                         size, count = size + len(part), count + 1
+                    del part  # before the next one is made
             facts = {
                 "name": name.decode(),
                 "bucket": self._bucket,
