@@ -357,6 +357,3 @@ class OnePage(MemoryClient[Any]):
 
     def following(self, prefix: str, after: str) -> list[str]:
         return [] if after else super().following(prefix, after)
-
-
-__all__ = [name for name, value in vars().items() if isinstance(value, type) and value.__module__ == __name__]

@@ -445,6 +445,3 @@ class AbsoluteVersion(KeyValueClient[Any]):
             if str(item.version) == expected and cell.tenant != self.tenant_id:
                 return str(self.backend.put(cell, self.encoded(key, value), None))
         return await super().compare_and_set(key, value, expected)
-
-
-__all__ = [name for name, value in vars().items() if isinstance(value, type) and value.__module__ == __name__]

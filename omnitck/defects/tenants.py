@@ -158,6 +158,3 @@ class ParsedTenant(MemoryClient[Any]):
         tenant, separator, name = key.partition("/")
         known = separator and tenant in {each.tenant for each in self.backend.cells()}
         return cell._replace(tenant=tenant, name=name) if known else cell
-
-
-__all__ = [name for name, value in vars().items() if isinstance(value, type) and value.__module__ == __name__]
