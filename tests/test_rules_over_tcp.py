@@ -57,7 +57,7 @@ class LineServer:
 class LineStore:
     """A client with one connection, which it drops whenever it does not know what comes next on it."""
 
-    patience: ClassVar[float | None] = 1.0
+    patience: ClassVar[float | None] = 2.0
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
@@ -151,7 +151,7 @@ class TestRulesOverTCP(unittest.TestCase):
 
         class Suite(KVStoreContract, unittest.IsolatedAsyncioTestCase):
             capabilities = ("shared", "availability")
-            patience = 0.6
+            patience = 0.8
 
             async def make_provider(self, *, address: tuple[str, int] | None = None, **config: Any) -> LineStore:
                 return store(address or server.address)

@@ -190,7 +190,7 @@ class SecantusDBDocumentDatabase(Client):
                     return [chunk[each["index"]]["_id"] for each in problems]
                 return []
 
-            taken += await self._call(f"insert_many {[each['_id'] for each in chunk]!r}", self._translated(work()))
+            taken += await self._call(f"insert_many {[each['_id'] for each in chunk]!r}", self._translated(work))
         if taken:
             raise AlreadyExistsError(f"these exist, and only they were not stored: {taken!r}")
         return [each["_id"] for each in stored]
@@ -203,7 +203,7 @@ class SecantusDBDocumentDatabase(Client):
         async def work() -> int:
             return (await self._documents(collection).delete_many(where, session=self._session)).deleted_count
 
-        return await self._call(f"delete_many in {collection!r}", self._translated(work()))
+        return await self._call(f"delete_many in {collection!r}", self._translated(work))
 
     def transaction(self) -> AbstractAsyncContextManager["SecantusDBDocumentDatabase"]:
         """A transaction of the server, on a snapshot."""
@@ -217,7 +217,7 @@ class SecantusDBDocumentDatabase(Client):
         inside = _Inside(self, session)
         try:
             yield inside
-            await self._call("commit", self._translated(inside._commit()))
+            await self._call("commit", self._translated(inside._commit))
         finally:
             inside._closed = True
             if not self._closed:
@@ -230,7 +230,8 @@ class SecantusDBDocumentDatabase(Client):
 
     async def _insert(self, collection: str, document: Document) -> bool:
         try:
-            await self._translated(self._documents(collection).insert_one(self._record(document), session=self._session))
+            documents = self._documents(collection)
+            await self._translated(lambda: documents.insert_one(self._record(document), session=self._session))
         except DuplicateKeyError:
             return False
         return True
@@ -257,7 +258,7 @@ class SecantusDBDocumentDatabase(Client):
                     return True
 
         async with self._turns.of((collection, filter.id)):
-            return await self._call(what, self._translated(work()))
+            return await self._call(what, self._translated(work))
 
     @staticmethod
     def _record(document: Document) -> Document:
@@ -295,9 +296,9 @@ class SecantusDBDocumentDatabase(Client):
         return {**where, "$and": choices} if choices else where
 
     @staticmethod
-    async def _translated(work: Awaitable[T]) -> T:
+    async def _translated(work: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await work
+            return await work()
         except PyMongoError as error:
             code = getattr(error, "code", None)
             clash = code == WRITE_CONFLICT or error.has_error_label("TransientTransactionError")
