@@ -5,6 +5,7 @@ A client has one connection, whose statements run in a thread of their own, one 
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import shutil
 import sqlite3
@@ -88,12 +89,39 @@ class SQLiteClient(Client):
 
 
 class _Connection(aiosqlite.Connection):
-    """One whose worker thread can be waited for, also where there is no connection in the end."""
+    """One whose worker thread carries out all its orders, whatever has become of the event loop that gave them.
+
+    aiosqlite's thread ends when it cannot report to an event loop, because that has ended: in the middle of a transaction, with
+    the file locked and the order to roll back unread.
+    """
 
     stopped: asyncio.Future[None] | None = None
 
+    async def _execute(self, fn: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+        """Let the thread call *fn*; its result."""
+        if not self._running or not self._connection:
+            raise ValueError("Connection closed")
+
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def report(tell: Callable[[Any], None], outcome: object) -> None:
+            if not future.done():
+                tell(outcome)
+
+        def order() -> None:
+            try:
+                told = functools.partial(report, future.set_result, fn(*arguments, **keywords))
+            except BaseException as error:
+                told = functools.partial(report, future.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(told)
+
+        self._tx.put_nowait((None, order))
+        return await future
+
     def stop(self) -> asyncio.Future[None] | None:
-        """Close after what is in the queue, and end the thread; once."""
+        """Close after what is in the queue, and end the thread; once. Who waits for it knows when that has happened."""
         if self.stopped is None:
             self.stopped = super().stop()
         return self.stopped
