@@ -171,6 +171,17 @@ class TestLaunch(unittest.TestCase):
         self.assertFalse(alive(self.processes[0].pid))
 
     def test_a_kill_of_its_owner_ends_it_and_removes_what_it_wrote(self) -> None:
+        self.check_kill_of_owner()
+
+    def test_a_kill_of_its_owner_ends_one_that_ignores_the_signal(self) -> None:
+        """As whatever a shell starts in the background does."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self.check_kill_of_owner()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def check_kill_of_owner(self) -> None:
         litter = self.folder / "socket"
         owner = f"""
 import os, pathlib, signal, sys

@@ -37,7 +37,7 @@ if [ -n "$server" ]; then
     kill -"$signal" "$server"
     tries=0
     while [ $tries -lt 50 ] && kill -0 "$server"; do sleep 0.1; tries=$((tries + 1)); done
-    kill -KILL -- "-$server"
+    kill -KILL "-$server"
 fi
 rm -rf -- "$@"
 """
