@@ -227,7 +227,8 @@ class TestThreads(unittest.TestCase):
                 asyncio.run(adapter.connect(path))
         for thread in threading.enumerate():
             if "_connection_worker_thread" in thread.name:
-                thread.join()
+                thread.join(10)
+                self.assertFalse(thread.is_alive())
         self.assertEqual(self.failures, [])
 
     def test_one_that_waits_for_a_lock_gives_it_back_when_its_loop_has_ended(self) -> None:
@@ -235,22 +236,24 @@ class TestThreads(unittest.TestCase):
             async with await adapter.connect(self.path):
                 pass
 
-        async def give_up(adapter: Any) -> None:
+        async def give_up(adapter: Any) -> Any:
             client = await adapter.connect(self.path)
             write = client.insert_many("things", [{}]) if adapter is SQLiteDocumentDatabase else client.set_many({"key": "value"})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(write, 0.05)
+            return client
 
         for adapter in ADAPTERS:
             asyncio.run(open_and_close(adapter))
             with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
-                asyncio.run(give_up(adapter))
+                client = asyncio.run(give_up(adapter))
             with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=5)) as next:
                 for _ in range(20):  # it may be between the other's end and its own
                     next.execute("BEGIN IMMEDIATE")
                     next.execute("ROLLBACK")
                     time.sleep(0.02)
+            asyncio.run(client.close())
         self.assertEqual(self.failures, [])
 
     def test_opening_what_is_no_database_leaves_none(self) -> None:
