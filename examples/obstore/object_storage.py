@@ -78,7 +78,7 @@ class _Obstore:
             result = await obstore.get_async(self._store, key, options=options)
 
         async def chunks() -> AsyncIterator[bytes]:
-            async for chunk in result.stream():
+            async for chunk in result.stream(min_chunk_size=PART):
                 yield bytes(chunk)
 
         yield chunks()
@@ -117,7 +117,8 @@ class _Obstore:
 
     async def _put(self, key: str, data: bytes | AsyncIterable[bytes], options: dict[str, Any]) -> ObjectInfo:
         with _Translated(f"upload {key!r}"):
-            await obstore.put_async(self._store, key, data, **options)
+            # Of a stream 12 parts would be under way at once, in memory all of them where the disk is slower than the source.
+            await obstore.put_async(self._store, key, data, max_concurrency=1, **options)
             return _info(await obstore.head_async(self._store, key))
 
 
