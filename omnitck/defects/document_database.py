@@ -1211,17 +1211,13 @@ class CutCollection(MemoryDocumentDatabase):
 break_with(
     MemoryDocumentDatabase,
     {
+        **tenants.EVERYWHERE,
         tenants.IgnoredTenant: (
             "MT-01 DB-37 MT-02 MT-03 MT-04 MT-05 MT-06 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-18 MT-19 MT-22"
         ),
-        tenants.FoldedTenant: "MT-09",
-        tenants.CutTenant: "MT-10",
-        tenants.FalsyTenant: "MT-11",
-        tenants.PublicTenant: "MT-12",
         tenants.GlobalTenant: "MT-14",
         tenants.StickySetting: "MT-15",
         tenants.ClosesNeighbours: "MT-16",
-        tenants.InstanceIsTenant: "MT-17",
     },
 )
 

@@ -976,18 +976,14 @@ class EncodedText(MemoryObjectStorage):
 break_with(
     MemoryObjectStorage,
     {
+        **tenants.EVERYWHERE,
         tenants.IgnoredTenant: (
             "MT-01 MT-02 MT-03 MT-04 MT-05 MT-06 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-18 MT-19 MT-22 MT-24"
         ),
         tenants.DeleteEverywhere: "MT-02 MT-04 MT-09 MT-10 MT-13",
         tenants.JoinedByColon: "MT-07 MT-08",
         tenants.JoinedByNothing: "MT-08 MT-12 MT-13",
-        tenants.FoldedTenant: "MT-09",
-        tenants.CutTenant: "MT-10",
-        tenants.FalsyTenant: "MT-11",
-        tenants.PublicTenant: "MT-12",
         tenants.GlobalSuperuser: "MT-13",
-        tenants.InstanceIsTenant: "MT-17",
         tenants.ParsedTenant: "MT-20",
     },
 )

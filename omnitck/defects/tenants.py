@@ -1,5 +1,6 @@
 """What can go wrong between tenants, in the order of the rules. Mixins: `break_with` puts one on a reference."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -158,3 +159,13 @@ class ParsedTenant(MemoryClient[Any]):
         tenant, separator, name = key.partition("/")
         known = separator and tenant in {each.tenant for each in self.backend.cells()}
         return cell._replace(tenant=tenant, name=name) if known else cell
+
+
+EVERYWHERE: Mapping[type[MemoryClient[Any]], str] = {
+    FoldedTenant: "MT-09",
+    CutTenant: "MT-10",
+    FalsyTenant: "MT-11",
+    PublicTenant: "MT-12",
+    InstanceIsTenant: "MT-17",
+}
+"""What the same rule rejects under every contract."""
