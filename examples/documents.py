@@ -11,13 +11,14 @@ import json
 import math
 import secrets
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from examples.arguments import INT64, encode_key
-from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, TooLargeError, UnsupportedError
+from examples.client import Client
+from omnitck.shared.exceptions import AlreadyExistsError, ConflictError, InvalidArgumentError, TooLargeError, UnsupportedError
 from omnitck.shared.models import DocumentLimits
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "Condition",
     "Dialect",
     "Document",
+    "DocumentClient",
     "Filter",
+    "all_stored",
     "dump",
     "kind",
     "load",
@@ -291,6 +294,75 @@ class Dialect:
         size = len(dump(document).encode())
         if size > self._limits.document_bytes:
             raise TooLargeError(f"document {document['_id']!r} has {size} bytes; the limit is {self._limits.document_bytes}")
+
+
+class DocumentClient(Client):
+    """The operations of one document: their arguments are checked here, and an adapter has `_insert` and `_replace`."""
+
+    _dialect: ClassVar[Dialect]
+
+    async def insert_one(self, collection: str, document: Mapping[str, Any]) -> str:
+        """Store a new document; its `_id`."""
+        collection, stored = self._dialect.collection(collection), self._dialect.document(document)
+        if not await self._insert(f"insert_one {stored['_id']!r}", collection, stored):
+            raise AlreadyExistsError(f"document {stored['_id']!r} exists")
+        return str(stored["_id"])
+
+    async def find_one(
+        self, collection: str, filter: Mapping[str, Any], *, projection: Iterable[str] | None = None
+    ) -> Document | None:
+        """A document that matches *filter*, whole or its fields in *projection*."""
+        found = await self.find_many(collection, filter, limit=1, projection=projection)
+        return found[0] if found else None
+
+    async def find_many(
+        self,
+        collection: str,
+        filter: Mapping[str, Any],
+        *,
+        limit: int | None = None,
+        projection: Iterable[str] | None = None,
+    ) -> list[Document]:
+        """Every document that matches *filter*."""
+        raise NotImplementedError
+
+    async def update_one(self, collection: str, filter: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
+        """Change one document that matches; whether there was one."""
+        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
+        changes = self._dialect.update(update)
+        what = f"update_one in {collection!r}"
+        return await self._replace(what, collection, checked, lambda found: updated(self._dialect, found, changes))
+
+    async def delete_one(self, collection: str, filter: Mapping[str, Any]) -> bool:
+        """Remove one document that matches; whether there was one."""
+        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
+        return await self._replace(f"delete_one in {collection!r}", collection, checked, None)
+
+    async def replace_one(
+        self, collection: str, filter: Mapping[str, Any], document: Mapping[str, Any], *, upsert: bool = False
+    ) -> bool:
+        """Put *document* in the place of another, or, with *upsert*, there in any case; whether there was one."""
+        collection, place = self._dialect.collection(collection), self._dialect.place(filter, upsert)
+        stored, what = self._dialect.document(document, id=place.id), f"replace_one {place.id!r}"
+        while not await self._replace(what, collection, place, lambda _: stored):
+            if not upsert or await self._insert(what, collection, stored):
+                return False
+        return True
+
+    async def _insert(self, what: str, collection: str, document: Document) -> bool:
+        """Store *document* unless there is one of its `_id`; whether there was none."""
+        raise NotImplementedError
+
+    async def _replace(self, what: str, collection: str, filter: Filter, change: Callable[[Document], Document] | None) -> bool:
+        """Put what *change* makes of the first match in its place, or remove it; whether there was one."""
+        raise NotImplementedError
+
+
+def all_stored(documents: Iterable[Document], taken: Iterable[str]) -> list[str]:
+    """The ids of *documents*, unless some are *taken*: then they are the only ones that were not stored."""
+    if taken := list(taken):
+        raise AlreadyExistsError(f"these exist, and only they were not stored: {taken!r}")
+    return [each["_id"] for each in documents]
 
 
 def updated(dialect: Dialect, document: Document, changes: Iterable[Change]) -> Document:

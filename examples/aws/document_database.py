@@ -31,8 +31,7 @@ from botocore.exceptions import ClientError
 from examples import arguments, servers
 from examples.aws.client import AWSClient, code_of
 from examples.client import Turns, together
-from examples.documents import Dialect, Document, Filter, dump, load, matches, new_rev, stale, updated
-from omnitck.shared.exceptions import AlreadyExistsError
+from examples.documents import Dialect, Document, DocumentClient, Filter, all_stored, dump, load, matches, new_rev, stale
 from omnitck.shared.models import DocumentLimits
 
 __all__ = ["DynamoDBDocumentDatabase", "create_table", "make_database"]
@@ -52,7 +51,7 @@ class Refused(NamedTuple):
     """What is there, if that was asked for and there is something."""
 
 
-class DynamoDBDocumentDatabase(AWSClient):
+class DynamoDBDocumentDatabase(AWSClient, DocumentClient):
     """Documents in the table that `create_table` made."""
 
     service = "dynamodb"
@@ -78,20 +77,6 @@ class DynamoDBDocumentDatabase(AWSClient):
         # botocore would put its own user agent together twice for each request, which is a sixth of its work.
         return await cls.open(url, tenant_id, connections=4, config=AioConfig(user_agent="omnitck"))
 
-    async def insert_one(self, collection: str, document: Mapping[str, Any]) -> str:
-        """Store a new document; its `_id`."""
-        collection, stored = self._dialect.collection(collection), self._dialect.document(document)
-        if await self._call(f"insert_one {stored['_id']!r}", self._write(collection, stored["_id"], stored, ABSENT)):
-            raise AlreadyExistsError(f"document {stored['_id']!r} exists")
-        return str(stored["_id"])
-
-    async def find_one(
-        self, collection: str, filter: Mapping[str, Any], *, projection: Iterable[str] | None = None
-    ) -> Document | None:
-        """A document that matches *filter*, whole or its fields in *projection*."""
-        found = await self.find_many(collection, filter, limit=1, projection=projection)
-        return found[0] if found else None
-
     async def find_many(
         self,
         collection: str,
@@ -114,13 +99,6 @@ class DynamoDBDocumentDatabase(AWSClient):
                 if len(found) == rows:
                     break
         return found
-
-    async def update_one(self, collection: str, filter: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
-        """Change one document that matches; whether there was one."""
-        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
-        changes = self._dialect.update(update)
-        what = f"update_one in {collection!r}"
-        return await self._replace(what, collection, checked, lambda found: updated(self._dialect, found, changes))
 
     async def delete_one(self, collection: str, filter: Mapping[str, Any]) -> bool:
         """Remove one document that matches; whether there was one."""
@@ -158,9 +136,7 @@ class DynamoDBDocumentDatabase(AWSClient):
             requests = (self._write(collection, each["_id"], each, ABSENT) for each in chunk)
             refused = await self._call(f"insert_many {ids!r}", together(requests))
             taken += [id for id, each in zip(ids, refused, strict=True) if each]
-        if taken:
-            raise AlreadyExistsError(f"these exist, and only they were not stored: {taken!r}")
-        return [each["_id"] for each in stored]
+        return all_stored(stored, taken)
 
     async def delete_many(self, collection: str, filter: Mapping[str, Any]) -> int:
         """Remove every document that matches; how many there were."""
@@ -203,8 +179,10 @@ class DynamoDBDocumentDatabase(AWSClient):
         async with contextlib.aclosing(self._matching(what, collection, filter)) as found:
             return await anext(found, None)
 
+    async def _insert(self, what: str, collection: str, document: Document) -> bool:
+        return await self._call(what, self._write(collection, document["_id"], document, ABSENT)) is None
+
     async def _replace(self, what: str, collection: str, filter: Filter, change: Callable[[Document], Document] | None) -> bool:
-        """Put what *change* makes of the first match in its place, or remove it; whether there was one."""
         async with self._turns.of((collection, filter.id)):
             found = await self._first(what, collection, filter)
             while found is not None:

@@ -27,7 +27,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, 
 
 from examples import arguments, servers
 from examples.client import Client, Turns
-from examples.documents import RANGES, Dialect, Document, Filter, kind, new_rev, stale, updated
+from examples.documents import RANGES, Dialect, Document, DocumentClient, Filter, all_stored, kind, new_rev, stale
 from omnitck.shared.exceptions import AlreadyExistsError, ConflictError, InvalidArgumentError
 from omnitck.shared.models import DocumentLimits
 
@@ -41,7 +41,7 @@ DUPLICATE, WRITE_CONFLICT = 11000, 112
 LIST: Document = {"$type": "array"}
 
 
-class SecantusDBDocumentDatabase(Client):
+class SecantusDBDocumentDatabase(DocumentClient):
     """Documents in the server at *url*."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
@@ -76,24 +76,6 @@ class SecantusDBDocumentDatabase(Client):
         """A client of the server at *url*; connections are opened when they are needed."""
         return cls(url, tenant_id)
 
-    async def insert_one(self, collection: str, document: Mapping[str, Any]) -> str:
-        """Store a new document; its `_id`."""
-        collection, stored = self._dialect.collection(collection), self._dialect.document(document)
-
-        async def work() -> bool:
-            return await self._insert(collection, stored)
-
-        if not await self._call(f"insert_one {stored['_id']!r}", work()):
-            raise AlreadyExistsError(f"document {stored['_id']!r} exists")
-        return str(stored["_id"])
-
-    async def find_one(
-        self, collection: str, filter: Mapping[str, Any], *, projection: Iterable[str] | None = None
-    ) -> Document | None:
-        """A document that matches *filter*, whole or its fields in *projection*."""
-        found = await self.find_many(collection, filter, limit=1, projection=projection)
-        return found[0] if found else None
-
     async def find_many(
         self,
         collection: str,
@@ -125,18 +107,6 @@ class SecantusDBDocumentDatabase(Client):
         found = await self._call(f"find_many in {collection!r}", work())
         return [self._dialect.shown(_natural(each["body"]), each["rev"], fields) for each in found]
 
-    async def update_one(self, collection: str, filter: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
-        """Change one document that matches; whether there was one."""
-        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
-        changes = self._dialect.update(update)
-        what = f"update_one in {collection!r}"
-        return await self._replace(what, collection, checked, lambda found: updated(self._dialect, found, changes))
-
-    async def delete_one(self, collection: str, filter: Mapping[str, Any]) -> bool:
-        """Remove one document that matches; whether there was one."""
-        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
-        return await self._replace(f"delete_one in {collection!r}", collection, checked, None)
-
     async def find_iter(self, collection: str, filter: Mapping[str, Any]) -> AsyncIterator[Document]:
         """What `find_many` finds; each page starts after the last `_id` of the one before, so that no cursor stays open."""
         collection, size, after = self._dialect.collection(collection), self.limits.page_size, ""
@@ -157,21 +127,6 @@ class SecantusDBDocumentDatabase(Client):
                 return
             after = page[-1]["_id"]
 
-    async def replace_one(
-        self, collection: str, filter: Mapping[str, Any], document: Mapping[str, Any], *, upsert: bool = False
-    ) -> bool:
-        """Put *document* in the place of another, or, with *upsert*, there in any case; whether there was one."""
-        collection, place = self._dialect.collection(collection), self._dialect.place(filter, upsert)
-        stored, what = self._dialect.document(document, id=place.id), f"replace_one {place.id!r}"
-
-        async def insert() -> bool:
-            return await self._insert(collection, stored)
-
-        while not await self._replace(what, collection, place, lambda _: stored):
-            if not upsert or await self._call(what, insert()):
-                return False
-        return True
-
     async def insert_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> list[str]:
         """Store all *documents* that are new: each chunk in one request, the chunks one after another."""
         self._check_open()
@@ -191,9 +146,7 @@ class SecantusDBDocumentDatabase(Client):
                 return []
 
             taken += await self._call(f"insert_many {[each['_id'] for each in chunk]!r}", self._translated(work))
-        if taken:
-            raise AlreadyExistsError(f"these exist, and only they were not stored: {taken!r}")
-        return [each["_id"] for each in stored]
+        return all_stored(stored, taken)
 
     async def delete_many(self, collection: str, filter: Mapping[str, Any]) -> int:
         """Remove every document that matches; how many there were."""
@@ -228,16 +181,17 @@ class SecantusDBDocumentDatabase(Client):
         name = hashlib.sha256(f"{self._tenant.hex()}\0{collection}".encode()).hexdigest()
         return self._mongo[DATABASE][f"documents-{name}"]
 
-    async def _insert(self, collection: str, document: Document) -> bool:
-        try:
-            documents = self._documents(collection)
-            await self._translated(lambda: documents.insert_one(self._record(document), session=self._session))
-        except DuplicateKeyError:
-            return False
-        return True
+    async def _insert(self, what: str, collection: str, document: Document) -> bool:
+        async def work() -> bool:
+            try:
+                await self._documents(collection).insert_one(self._record(document), session=self._session)
+            except DuplicateKeyError:
+                return False
+            return True
+
+        return await self._call(what, self._translated(work))
 
     async def _replace(self, what: str, collection: str, filter: Filter, change: Callable[[Document], Document] | None) -> bool:
-        """Put what *change* makes of the first match in its place, or remove it; whether there was one."""
         where = self._where(filter)
 
         async def work() -> bool:

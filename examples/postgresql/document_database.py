@@ -20,23 +20,24 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from examples import arguments, servers
-from examples.client import Client, Turns
+from examples.client import Turns
 from examples.documents import (
     RANGES,
     Condition,
     Dialect,
     Document,
+    DocumentClient,
     Filter,
+    all_stored,
     dump,
     kind,
     load,
     new_rev,
     plain,
     stale,
-    updated,
 )
 from examples.postgresql.connections import DENIED, Connection, Connections, connected, connected_now
-from omnitck.shared.exceptions import AlreadyExistsError, ConflictError, InvalidArgumentError
+from omnitck.shared.exceptions import ConflictError, InvalidArgumentError
 from omnitck.shared.models import DocumentLimits
 
 __all__ = ["PostgreSQLDocumentDatabase", "create_schema", "make_database"]
@@ -80,7 +81,7 @@ ORDER = [
 ]
 
 
-class PostgreSQLDocumentDatabase(Client):
+class PostgreSQLDocumentDatabase(DocumentClient):
     """Documents in the database at *url*, whose schema `create_schema` made."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
@@ -107,20 +108,6 @@ class PostgreSQLDocumentDatabase(Client):
     async def connect(cls, url: str, *, tenant_id: str | None = None) -> Self:
         """A client of the database at *url*; connections are opened when they are needed."""
         return cls(url, tenant_id)
-
-    async def insert_one(self, collection: str, document: Mapping[str, Any]) -> str:
-        """Store a new document; its `_id`."""
-        collection, stored = self._dialect.collection(collection), self._dialect.document(document)
-        if not await self._query(f"insert_one {stored['_id']!r}", INSERT, collection=collection, **_row(stored)):
-            raise AlreadyExistsError(f"document {stored['_id']!r} exists")
-        return str(stored["_id"])
-
-    async def find_one(
-        self, collection: str, filter: Mapping[str, Any], *, projection: Iterable[str] | None = None
-    ) -> Document | None:
-        """A document that matches *filter*, whole or its fields in *projection*."""
-        found = await self.find_many(collection, filter, limit=1, projection=projection)
-        return found[0] if found else None
 
     async def find_many(
         self,
@@ -152,18 +139,6 @@ class PostgreSQLDocumentDatabase(Client):
         )
         return [self._dialect.shown(load(body), rev, fields) for rev, body in found]
 
-    async def update_one(self, collection: str, filter: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
-        """Change one document that matches; whether there was one."""
-        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
-        changes = self._dialect.update(update)
-        what = f"update_one in {collection!r}"
-        return await self._replace(what, collection, checked, lambda found: updated(self._dialect, found, changes))
-
-    async def delete_one(self, collection: str, filter: Mapping[str, Any]) -> bool:
-        """Remove one document that matches; whether there was one."""
-        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
-        return await self._replace(f"delete_one in {collection!r}", collection, checked, None)
-
     async def find_iter(self, collection: str, filter: Mapping[str, Any]) -> AsyncIterator[Document]:
         """What `find_many` finds; each page starts after the last `_id` of the one before."""
         collection, (where, parameters) = self._dialect.collection(collection), _where(self._dialect.filter(filter))
@@ -177,17 +152,6 @@ class PostgreSQLDocumentDatabase(Client):
             if len(page) < size:
                 return
             after = page[-1][2]
-
-    async def replace_one(
-        self, collection: str, filter: Mapping[str, Any], document: Mapping[str, Any], *, upsert: bool = False
-    ) -> bool:
-        """Put *document* in the place of another, or, with *upsert*, there in any case; whether there was one."""
-        collection, place = self._dialect.collection(collection), self._dialect.place(filter, upsert)
-        stored, what = self._dialect.document(document, id=place.id), f"replace_one {place.id!r}"
-        while not await self._replace(what, collection, place, lambda _: stored):
-            if not upsert or await self._query(what, INSERT, collection=collection, **_row(stored)):
-                return False
-        return True
 
     async def insert_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> list[str]:
         """Store all *documents* that are new: each chunk in one statement, the chunks one after another."""
@@ -204,9 +168,7 @@ class PostgreSQLDocumentDatabase(Client):
                     fresh.remove(id)  # an id may be there twice in one batch: then one of them is stored
                 else:
                     taken.append(id)
-        if taken:
-            raise AlreadyExistsError(f"these exist, and only they were not stored: {taken!r}")
-        return [each["_id"] for each in stored]
+        return all_stored(stored, taken)
 
     async def delete_many(self, collection: str, filter: Mapping[str, Any]) -> int:
         """Remove every document that matches; how many there were."""
@@ -233,9 +195,10 @@ class PostgreSQLDocumentDatabase(Client):
             if not self._closed:
                 self._start(inside.close())
 
-    async def _replace(self, what: str, collection: str, filter: Filter, change: Callable[[Document], Document] | None) -> bool:
-        """Put what *change* makes of the first match in its place, or remove it; whether there was one."""
+    async def _insert(self, what: str, collection: str, document: Document) -> bool:
+        return bool(await self._query(what, INSERT, collection=collection, **_row(document)))
 
+    async def _replace(self, what: str, collection: str, filter: Filter, change: Callable[[Document], Document] | None) -> bool:
         async def work() -> bool:
             where, parameters = _where(filter)
             while True:

@@ -11,15 +11,29 @@ connection of its own: other clients, and the operations outside of the block, r
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar
 
 import aiosqlite
 
-from examples.documents import RANGES, Condition, Dialect, Document, Filter, dump, kind, load, new_rev, scalar, stale, updated
+from examples.documents import (
+    RANGES,
+    Condition,
+    Dialect,
+    Document,
+    DocumentClient,
+    Filter,
+    all_stored,
+    dump,
+    kind,
+    load,
+    new_rev,
+    scalar,
+    stale,
+)
 from examples.sqlite.connections import Row, SQLiteClient, folder, open_file
-from omnitck.shared.exceptions import AlreadyExistsError, InvalidArgumentError, UnavailableError, UnsupportedError
+from omnitck.shared.exceptions import InvalidArgumentError, UnavailableError, UnsupportedError
 from omnitck.shared.models import DocumentLimits
 
 __all__ = ["SQLiteDocumentDatabase", "make_database"]
@@ -53,7 +67,7 @@ ORDER = """
 """
 
 
-class SQLiteDocumentDatabase(SQLiteClient):
+class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
     """Documents in one SQLite file; processes and threads may share it."""
 
     schema = SCHEMA
@@ -70,20 +84,6 @@ class SQLiteDocumentDatabase(SQLiteClient):
     def __init__(self, connection: aiosqlite.Connection, tenant_id: str | None = None) -> None:
         super().__init__(connection, tenant_id)
         self._inside: set[SQLiteDocumentDatabase] = set()
-
-    async def insert_one(self, collection: str, document: Mapping[str, Any]) -> str:
-        """Store a new document; its `_id`."""
-        collection, stored = self._dialect.collection(collection), self._dialect.document(document)
-        if not await self._call(f"insert_one {stored['_id']!r}", self._query(INSERT, collection=collection, **_row(stored))):
-            raise AlreadyExistsError(f"document {stored['_id']!r} exists")
-        return str(stored["_id"])
-
-    async def find_one(
-        self, collection: str, filter: Mapping[str, Any], *, projection: Iterable[str] | None = None
-    ) -> Document | None:
-        """A document that matches *filter*, whole or its fields in *projection*."""
-        found = await self.find_many(collection, filter, limit=1, projection=projection)
-        return found[0] if found else None
 
     async def find_many(
         self,
@@ -109,29 +109,6 @@ class SQLiteDocumentDatabase(SQLiteClient):
             self._query(sql, collection=collection, sort=field, limit=rows, offset=skipped, **parameters),
         )
         return [self._dialect.shown(load(body), rev, fields) for rev, body in found]
-
-    async def update_one(self, collection: str, filter: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
-        """Change one document that matches; whether there was one."""
-        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
-        changes = self._dialect.update(update)
-
-        async def work() -> bool:
-            found = await self._first(collection, checked)
-            if found is not None:
-                await self._execute(UPDATE, collection=collection, **_row(updated(self._dialect, found, changes)))
-            return found is not None
-
-        return await self._call(f"update_one in {collection!r}", self._transaction(work))
-
-    async def delete_one(self, collection: str, filter: Mapping[str, Any]) -> bool:
-        """Remove one document that matches; whether there was one."""
-        collection, checked = self._dialect.collection(collection), self._dialect.filter(filter, writes=True)
-        where, parameters = _where(checked)
-        sql = f"DELETE FROM documents WHERE {HERE} AND id = (SELECT id FROM documents WHERE {where} LIMIT 1) RETURNING id"
-        deleted = await self._call(f"delete_one in {collection!r}", self._query(sql, collection=collection, **parameters))
-        if not deleted and checked.rev is not None:
-            raise stale(checked.id)
-        return bool(deleted)
 
     async def find_iter(self, collection: str, filter: Mapping[str, Any]) -> AsyncIterator[Document]:
         """What `find_many` finds; each page starts after the last `_id` of the one before."""
@@ -176,9 +153,7 @@ class SQLiteDocumentDatabase(SQLiteClient):
                 return [row["id"] for row in rows if not await self._execute(INSERT, collection=collection, **row)]
 
             taken += await self._call(f"insert_many {[each['_id'] for each in chunk]!r}", self._transaction(work))
-        if taken:
-            raise AlreadyExistsError(f"these exist, and only they were not stored: {taken!r}")
-        return [each["_id"] for each in stored]
+        return all_stored(stored, taken)
 
     async def delete_many(self, collection: str, filter: Mapping[str, Any]) -> int:
         """Remove every document that matches; how many there were."""
@@ -215,6 +190,22 @@ class SQLiteDocumentDatabase(SQLiteClient):
     async def _path(self) -> str:
         [(path,)] = await self._query("SELECT file FROM pragma_database_list WHERE name = 'main'")
         return str(path)
+
+    async def _insert(self, what: str, collection: str, document: Document) -> bool:
+        return bool(await self._call(what, self._query(INSERT, collection=collection, **_row(document))))
+
+    async def _replace(self, what: str, collection: str, filter: Filter, change: Callable[[Document], Document] | None) -> bool:
+        async def work() -> bool:
+            found = await self._first(collection, filter)
+            if found is None:
+                return False
+            if change is None:
+                await self._execute(f"DELETE FROM documents WHERE {HERE} AND id = :id", collection=collection, id=found["_id"])
+            else:
+                await self._execute(UPDATE, collection=collection, **_row(change(found)))
+            return True
+
+        return await self._call(what, self._transaction(work))
 
     async def _first(self, collection: str, filter: Filter) -> Document | None:
         """The first match, within a transaction."""
