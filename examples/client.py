@@ -16,10 +16,9 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Hashable, Iterable
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from omnitck.shared.exceptions import ClosedError, PermissionDeniedError, TCKError, UnavailableError
-from omnitck.shared.models import Change
 
 __all__ = ["PATIENCE", "TIDYING", "Client", "Feed", "Turns", "together"]
 
@@ -36,15 +35,15 @@ TIDYING = 0.5
 """Seconds that an abandoned request may use to bring its connection into order, before it is cancelled once more."""
 
 
-class Feed:
+class Feed(Generic[T]):
     """What a watcher iterates over: changes in the order of arrival, until the feed is ended."""
 
     def __init__(self) -> None:
-        self._arrived: asyncio.Queue[Change | TCKError | None] = asyncio.Queue()
+        self._arrived: asyncio.Queue[T | None] = asyncio.Queue()
         self._end: TCKError | None = None
         self._ended = False
 
-    def put(self, change: Change) -> None:
+    def put(self, change: T) -> None:
         """Hand *change* to the watcher."""
         self._arrived.put_nowait(change)
 
@@ -57,9 +56,9 @@ class Feed:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Change:
+    async def __anext__(self) -> T:
         item = await self._arrived.get()
-        if isinstance(item, Change):
+        if item is not None:
             return item
 
         self._arrived.put_nowait(None)  # for whoever asks next
@@ -86,7 +85,7 @@ class Client:
         self._released = False
         self._closing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._feeds: set[Feed] = set()
+        self._feeds: set[Feed[Any]] = set()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._closed else 'open'}>"  # an address may hold a password

@@ -1,11 +1,12 @@
 """What the adapters of secrets share: names that a backend can hold, and values that nothing shows by the way."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from omnitck.shared.exceptions import InvalidArgumentError
+from omnitck.shared.exceptions import InvalidArgumentError, SecretNotFoundError
 
-__all__ = ["Content", "escape", "not_text", "text_or_none", "unescape"]
+__all__ = ["Content", "escape", "text_of", "texts_of", "unescape"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,17 +16,29 @@ class Content:
     data: bytes = field(repr=False)
 
 
-def text_or_none(content: Content) -> str | None:
-    """The text in *content*; None if it is no UTF-8. No error is raised here: a decoder's carries what it could not decode."""
+def text_of(name: str, content: Content) -> str:
+    """The text in *content*."""
+    text = _text_or_none(content)
+    if text is None:
+        raise InvalidArgumentError(f"secret {name!r} is no text: read it with get_bytes")
+    return text
+
+
+def texts_of(found: Mapping[str, Content | None]) -> dict[str, str]:
+    """The texts in *found*, where None stands for no secret: then one error names all that are missing."""
+    missing = [name for name, content in found.items() if content is None]
+    if missing:
+        raise SecretNotFoundError(f"these secrets do not exist: {missing!r}")
+    # In no variable: an error about one that is no text would show the others, in reports that print local variables.
+    return {name: text_of(name, content) for name, content in found.items() if content is not None}
+
+
+def _text_or_none(content: Content) -> str | None:
+    # No error is raised here: a decoder's carries what it could not decode.
     try:
         return content.data.decode()
     except UnicodeDecodeError:
         return None
-
-
-def not_text(name: str) -> InvalidArgumentError:
-    """What is said of a secret that is no UTF-8."""
-    return InvalidArgumentError(f"secret {name!r} is no text: read it with get_bytes")
 
 
 def escape(text: bytes, kept: str) -> str:

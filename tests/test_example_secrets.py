@@ -3,13 +3,14 @@
 import asyncio
 import os
 import tempfile
+import traceback
 import unittest
 from pathlib import Path
 
 from examples.local_files.secrets import LocalFileSecrets, file_name, mount_of
 from examples.local_files.secrets_kubelet import Mount
-from examples.secrets import Content, escape, unescape
-from omnitck.shared.exceptions import SecretNotFoundError, UnavailableError
+from examples.secrets import Content, escape, texts_of, unescape
+from omnitck.shared.exceptions import InvalidArgumentError, SecretNotFoundError, TCKError, UnavailableError
 
 
 class Names(unittest.TestCase):
@@ -23,6 +24,14 @@ class Names(unittest.TestCase):
 
     def test_a_content_is_not_shown(self) -> None:
         self.assertNotIn("hunter2", repr(Content(b"hunter2")))
+
+    def test_an_error_about_one_shows_no_other(self) -> None:
+        found = {"a": Content(b"hunter2"), "b": Content(b"hunter3\xff")}
+        for content, name in ((None, "'c'"), (Content(b"\xff"), "'b'")):
+            with self.assertRaisesRegex(TCKError, name) as caught:
+                texts_of({**found, "c": content})
+            report = traceback.TracebackException.from_exception(caught.exception, capture_locals=True)
+            self.assertNotIn("hunter", "".join(report.format()))
 
 
 class MountedFiles(unittest.IsolatedAsyncioTestCase):
@@ -86,3 +95,16 @@ class MountedFiles(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(pair["user"], pair["password"])
         await rotation
         self.assertEqual(await self.secrets.get("user"), "59")
+
+    async def test_a_watcher_that_can_no_longer_look_does_not_fall_silent(self) -> None:
+        self.mount.mkdir()
+        secret = self.mount / "x"
+        for change, expected in (
+            (lambda: secret.write_bytes(b"no text \xff"), InvalidArgumentError),
+            (lambda: self.mount.rename(self.directory / "unmounted"), UnavailableError),
+        ):
+            secret.write_text("text")
+            async with self.secrets.watch("x") as values:
+                change()
+                with self.assertRaises(expected):
+                    await asyncio.wait_for(anext(values), 5)

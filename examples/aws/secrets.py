@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self
 from examples import arguments, servers
 from examples.aws.client import DENIED, AWSClient, code_of
 from examples.client import together
-from examples.secrets import Content, escape, not_text, text_or_none, unescape
+from examples.secrets import Content, escape, text_of, texts_of, unescape
 from omnitck.shared.exceptions import InvalidArgumentError, PermissionDeniedError, SecretNotFoundError, UnavailableError
 from omnitck.shared.models import SecretLimits
 
@@ -84,11 +84,7 @@ class AWSSecrets(AWSClient):
             content = await self._content(name)
         else:
             content = await self._version(name, version)
-        text = text_or_none(content)
-        del content
-        if text is None:
-            raise not_text(name)
-        return text
+        return text_of(name, content)
 
     async def get_bytes(self, name: str) -> bytes:
         """The secret's bytes."""
@@ -142,17 +138,7 @@ class AWSSecrets(AWSClient):
         found: dict[str, Content] = {}
         for chunk in arguments.chunks(ids.values(), self.limits.batch_size):
             found |= await self._call(f"get_many of {len(chunk)}", self._batch(chunk))
-        missing = [name for name, id in ids.items() if id not in found]
-        if missing:
-            del found
-            raise SecretNotFoundError(f"these secrets do not exist: {missing!r}")
-
-        texts = {name: text_or_none(found[id]) for name, id in ids.items()}
-        broken = [name for name, text in texts.items() if text is None]
-        if broken:
-            del found, texts
-            raise not_text(broken[0])
-        return {name: text for name, text in texts.items() if text is not None}
+        return texts_of({name: found.get(id) for name, id in ids.items()})
 
     def _name(self, name: object) -> str:
         return self._space.name(arguments.encode_key(name, self.limits))

@@ -8,12 +8,13 @@ name.
 Whoever mounts the files changes them, by turning a symbolic link to another folder. Each read follows it anew: nothing is
 kept. A batch is read from one turn, so that a user and its password match.
 
-`write` and `versioning` are not declared: the mount is read-only, and has no past. Nor is `watch`: inotify does not see what
-happens behind a network file system, and asking again and again is what an application can do itself. There are no
-credentials to look for. The file system must tell "A" from "a".
+`write` and `versioning` are not declared: the mount is read-only, and has no past. A watcher reads again and again: inotify
+does not see what happens behind a network file system, and the mounts themselves are brought up to date once a minute or so.
+There are no credentials to look for. The file system must tell "A" from "a".
 """
 
 import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
 from examples import arguments
-from examples.client import Client
-from examples.secrets import Content, escape, not_text, text_or_none, unescape
-from omnitck.shared.exceptions import InvalidArgumentError, SecretNotFoundError, TooLargeError, UnavailableError
+from examples.client import Client, Feed
+from examples.secrets import Content, escape, text_of, texts_of, unescape
+from omnitck.shared.exceptions import InvalidArgumentError, SecretNotFoundError, TCKError, TooLargeError, UnavailableError
 from omnitck.shared.models import SecretLimits
 
 __all__ = ["LocalFileSecrets", "file_name", "mount_of"]
@@ -32,6 +33,9 @@ __all__ = ["LocalFileSecrets", "file_name", "mount_of"]
 T = TypeVar("T")
 
 LONGEST_FILE_NAME = 255
+INTERVAL = 0.2
+"""Seconds from one look of a watcher to the next."""
+
 TURNS = 20
 """How often the orchestrator may turn its link while one file is opened."""
 
@@ -40,7 +44,7 @@ class LocalFileSecrets(Client):
     """The secrets in the mounts below one directory."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
-        "list_prefix batch binary quiet_debug lifecycle validation shared availability limits".split()
+        "list_prefix batch watch binary quiet_debug lifecycle validation shared availability limits".split()
     )
     # A byte of a name takes three characters of a file name at most. A directory is read as a whole: its pages are a formality.
     limits: ClassVar[SecretLimits] = SecretLimits(key_bytes=85, value_bytes=2**19, page_size=20, batch_size=20)
@@ -61,11 +65,7 @@ class LocalFileSecrets(Client):
     async def get(self, name: str) -> str:
         """The secret's value: the file's whole content, its last line end too."""
         content = await self._content(name)
-        text = text_or_none(content)
-        del content
-        if text is None:
-            raise not_text(name)
-        return text
+        return text_of(name, content)
 
     async def get_bytes(self, name: str) -> bytes:
         """The secret's bytes."""
@@ -76,17 +76,7 @@ class LocalFileSecrets(Client):
         self._check_open()
         files = {name: file_name(arguments.encode_key(name, self.limits)) for name in names}
         found = await self._run("get_many", lambda mount: self._read_all(mount, files.values()))
-        missing = [name for name, file in files.items() if found[file] is None]
-        if missing:
-            del found
-            raise SecretNotFoundError(f"these secrets do not exist: {missing!r}")
-
-        texts = {name: text_or_none(content) for name, file in files.items() if (content := found[file]) is not None}
-        broken = [name for name, text in texts.items() if text is None]
-        if broken:
-            del found, texts
-            raise not_text(broken[0])
-        return {name: text for name, text in texts.items() if text is not None}
+        return texts_of({name: found[file] for name, file in files.items()})
 
     async def list_names(self, prefix: str = "") -> AsyncIterator[str]:
         """Every name with *prefix*."""
@@ -94,6 +84,32 @@ class LocalFileSecrets(Client):
         for name in await self._run(f"list_names {prefix!r}", self._names):
             if name.startswith(prefix):
                 yield name
+
+    @contextlib.asynccontextmanager
+    async def watch(self, name: str) -> AsyncIterator[AsyncIterator[str]]:
+        """The secret's value after each change that a look finds; a failed look ends it, so that it never falls silent."""
+        feed = Feed[str]()
+        self._feeds.add(feed)
+        try:
+            looking = self._start(self._look_on(name, await self._content(name), feed))
+            try:
+                yield feed
+            finally:
+                looking.cancel()
+        finally:
+            self._feeds.discard(feed)
+
+    async def _look_on(self, name: str, before: Content, feed: Feed[str]) -> None:
+        """Tell *feed* of each change that comes after what was there *before*."""
+        try:
+            while True:
+                await asyncio.sleep(INTERVAL)
+                now = await self._content(name)
+                if now.data != before.data:
+                    feed.put(text_of(name, now))
+                    before = now
+        except TCKError as error:
+            feed.end(error)
 
     async def _content(self, name: str) -> Content:
         file = file_name(arguments.encode_key(name, self.limits))

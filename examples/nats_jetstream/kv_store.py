@@ -186,7 +186,7 @@ class NATSKVStore(NATSClient):
         The feed ends with an error when a message is missing or the connection is lost: never with a silent gap.
         """
         start = arguments.encode_prefix(prefix, self.limits)
-        feed = Feed()
+        feed = Feed[Change]()
         delivered = 0
 
         async def deliver(message: Msg) -> None:

@@ -22,7 +22,7 @@ import httpx
 
 from examples import arguments, servers
 from examples.client import Client, together
-from examples.secrets import Content, escape, not_text, text_or_none, unescape
+from examples.secrets import Content, escape, text_of, texts_of, unescape
 from omnitck.shared.exceptions import InvalidArgumentError, PermissionDeniedError, SecretNotFoundError
 from omnitck.shared.models import SecretLimits
 
@@ -97,11 +97,7 @@ class OpenBaoSecrets(Client):
     async def get(self, name: str, *, version: str | None = None) -> str:
         """The secret's newest value, or that of *version*."""
         content = await self._content(name) if version is None else await self._version(name, version)
-        text = text_or_none(content)
-        del content
-        if text is None:
-            raise not_text(name)
-        return text
+        return text_of(name, content)
 
     async def get_bytes(self, name: str) -> bytes:
         """The secret's bytes."""
@@ -152,17 +148,7 @@ class OpenBaoSecrets(Client):
         for chunk in arguments.chunks(paths, self.limits.batch_size):
             contents = await self._call(f"get_many of {len(chunk)}", together(self._read(paths[name]) for name in chunk))
             found |= zip(chunk, contents, strict=True)
-        missing = [name for name, content in found.items() if content is None]
-        if missing:
-            del found, contents
-            raise SecretNotFoundError(f"these secrets do not exist: {missing!r}")
-
-        texts = {name: text_or_none(content) for name, content in found.items() if content is not None}
-        broken = [name for name, text in texts.items() if text is None]
-        if broken:
-            del texts
-            raise not_text(broken[0])
-        return {name: text for name, text in texts.items() if text is not None}
+        return texts_of(found)
 
     def _path(self, name: object) -> str:
         return self._space.path(arguments.encode_key(name, self.limits))

@@ -226,7 +226,7 @@ class PostgreSQLKVStore(Client):
         """
         start = arguments.encode_prefix(prefix, self.limits)
         self._check_open()
-        feed, listening = Feed(), asyncio.get_running_loop().create_future()
+        feed, listening = Feed[Change](), asyncio.get_running_loop().create_future()
         pump = self._start(self._pump(start, feed, listening))
         self._feeds.add(feed)
 
@@ -245,7 +245,7 @@ class PostgreSQLKVStore(Client):
         """Remove expired entries. Only disk space asks for it: no operation sees them."""
         await self._query("purge", "DELETE FROM kv_entries WHERE tenant = %(tenant)s AND expires <= statement_timestamp()")
 
-    async def _pump(self, start: bytes, feed: Feed, listening: asyncio.Future[None]) -> None:
+    async def _pump(self, start: bytes, feed: Feed[Change], listening: asyncio.Future[None]) -> None:
         """Feed what a connection of its own hears; it is this task's from beginning to end, so none is left behind."""
         channel = f"kv_{hashlib.sha256(self._tenant).hexdigest()[:60]}"  # an identifier has at most 63 bytes
         try:
