@@ -5,6 +5,7 @@ import os
 import tempfile
 import traceback
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 
 from examples.local_files.secrets import LocalFileSecrets, file_name, mount_of
@@ -98,11 +99,13 @@ class MountedFiles(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_watcher_that_can_no_longer_look_does_not_fall_silent(self) -> None:
         self.mount.mkdir()
-        secret = self.mount / "x"
-        for change, expected in (
-            (lambda: secret.write_bytes(b"no text \xff"), InvalidArgumentError),
+        secret, broken = self.mount / "x", self.directory / "broken"
+        broken.write_bytes(b"no text \xff")
+        cases: tuple[tuple[Callable[[], object], type[TCKError]], ...] = (
+            (lambda: broken.replace(secret), InvalidArgumentError),  # at once: an empty file would be a change too
             (lambda: self.mount.rename(self.directory / "unmounted"), UnavailableError),
-        ):
+        )
+        for change, expected in cases:
             secret.write_text("text")
             async with self.secrets.watch("x") as values:
                 change()
