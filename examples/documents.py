@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -297,9 +297,13 @@ class Dialect:
 
 
 class DocumentClient(Client):
-    """The operations of one document: their arguments are checked here, and an adapter has `_insert` and `_replace`."""
+    """The operations of one document: their arguments are checked here.
+
+    An adapter has `find_many`, with what it can do beside a limit and a projection, `_insert` and `_replace`.
+    """
 
     _dialect: ClassVar[Dialect]
+    find_many: Callable[..., Awaitable[list[Document]]]
 
     async def insert_one(self, collection: str, document: Mapping[str, Any]) -> str:
         """Store a new document; its `_id`."""
@@ -314,17 +318,6 @@ class DocumentClient(Client):
         """A document that matches *filter*, whole or its fields in *projection*."""
         found = await self.find_many(collection, filter, limit=1, projection=projection)
         return found[0] if found else None
-
-    async def find_many(
-        self,
-        collection: str,
-        filter: Mapping[str, Any],
-        *,
-        limit: int | None = None,
-        projection: Iterable[str] | None = None,
-    ) -> list[Document]:
-        """Every document that matches *filter*."""
-        raise NotImplementedError
 
     async def update_one(self, collection: str, filter: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
         """Change one document that matches; whether there was one."""

@@ -125,21 +125,6 @@ class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
                 return
             after = page[-1][2]
 
-    async def replace_one(
-        self, collection: str, filter: Mapping[str, Any], document: Mapping[str, Any], *, upsert: bool = False
-    ) -> bool:
-        """Put *document* in the place of another, or, with *upsert*, there in any case; whether there was one."""
-        collection, place = self._dialect.collection(collection), self._dialect.place(filter, upsert)
-        row = _row(self._dialect.document(document, id=place.id))
-
-        async def work() -> bool:
-            existed = await self._first(collection, place) is not None
-            if existed or upsert:
-                await self._execute(UPDATE if existed else INSERT, collection=collection, **row)
-            return existed
-
-        return await self._call(f"replace_one {place.id!r}", self._transaction(work))
-
     async def insert_many(self, collection: str, documents: Iterable[Mapping[str, Any]]) -> list[str]:
         """Store all *documents* that are new: each chunk in one transaction, the chunks one after another."""
         self._check_open()
