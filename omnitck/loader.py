@@ -49,6 +49,9 @@ BUILT_IN: Mapping[str, str] = {
     "object_storage": "omnitck.primitives.object_storage:ObjectStorageContract",
     "cache": "omnitck.primitives.cache:CacheContract",
     "document_database": "omnitck.primitives.document_database:DocumentDatabaseContract",
+    "producer": "omnitck.messaging.producer:ProducerContract",
+    "consumer": "omnitck.messaging.consumer:ConsumerContract",
+    "delayed_messaging": "omnitck.messaging.delayed_messaging:DelayedMessagingContract",
     "multi_tenancy": "omnitck.policies.multi_tenancy:MultiTenancyPolicy",
 }
 """The kit's own contracts and policies. A new one is one file and one line here."""

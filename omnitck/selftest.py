@@ -9,7 +9,7 @@ import asyncio
 import multiprocessing
 import os
 import unittest
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,14 +19,18 @@ from omnitck.defects import Defect, defects_of
 from omnitck.kit.contract import Contract, rules_of
 from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.kit.text import UsageError
+from omnitck.messaging.consumer import ConsumerContract
+from omnitck.messaging.delayed_messaging import DelayedMessagingContract
+from omnitck.messaging.producer import ProducerContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 from omnitck.primitives.cache import CacheContract
 from omnitck.primitives.document_database import DocumentDatabaseContract
 from omnitck.primitives.kv_store import KVStoreContract
 from omnitck.primitives.object_storage import ObjectStorageContract
 from omnitck.primitives.secrets import SecretsContract
-from omnitck.reference import cache, document_database, kv_store, object_storage, secrets
-from omnitck.reference.client import MemoryClient, MemoryServer
+from omnitck.reference import cache, consumer, delayed_messaging, document_database, kv_store, object_storage, producer, secrets
+from omnitck.reference.broker import DEFAULT_GROUP, MemoryBroker
+from omnitck.reference.client import Cell, MemoryClient, MemoryServer
 from omnitck.shared.clock import ManualClock
 
 __all__ = ["REFERENCES", "SelftestReport", "reference_suite", "selftest"]
@@ -127,6 +131,71 @@ class _DocumentDatabaseSuite(DocumentDatabaseContract, _Reference):
     provider = document_database.MemoryDocumentDatabase
 
 
+class _Broker:
+    """The hooks of a suite of the in-memory broker; before the contract, whose own they take the place of."""
+
+    backend_type: Any = MemoryBroker
+    memory: Any
+    clock: Any
+    declared: ClassVar[frozenset[str]]
+
+    def setUp(self) -> None:
+        super().setUp()  # type: ignore[misc]
+        self.memory.creates_topics = "strict_topics" not in self.declared
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.memory.notify()
+
+    async def create_topic(self, topic: str, *, tenant_id: str | None = None) -> None:
+        self.memory.create(Cell(tenant_id, topic))
+
+    async def get_message_from_topic(self, topic: str, timeout: float, *, tenant_id: str | None = None) -> Any:
+        cell = Cell(tenant_id, topic)
+        entry = await self.memory.take(cell, DEFAULT_GROUP, self, within=timeout)
+        if entry is None:
+            return None
+        self.memory.finish(cell, DEFAULT_GROUP, entry)
+        return entry.message
+
+    async def crash(self, client: Any) -> None:
+        client.vanish()
+
+    async def cut(self) -> None:
+        self.memory.reachable = False
+
+    async def heal(self) -> None:
+        self.memory.reachable = True
+        self.memory.notify()
+
+
+class _ProducerSuite(_Broker, ProducerContract, _Reference):
+    capabilities = producer.CAPABILITIES
+    provider = producer.MemoryProducer
+
+
+class _ConsumerSuite(_Broker, ConsumerContract, _Reference):
+    capabilities = consumer.CAPABILITIES
+    provider = consumer.MemoryConsumer
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        tenant_id: str | None = None,
+    ) -> object:
+        publisher = producer.MemoryProducer(self.memory, tenant_id=tenant_id, password=CREDENTIAL)
+        return await publisher.publish(topic, payload, key, headers)
+
+
+class _DelayedMessagingSuite(_Broker, DelayedMessagingContract, _Reference):
+    capabilities = delayed_messaging.CAPABILITIES
+    provider = delayed_messaging.MemoryDelayedPublisher
+
+
 class _TestCase(unittest.IsolatedAsyncioTestCase):
     """Without the debug mode of its event loop: the kit leaves it anyway, and its start takes a sixth of the selftest."""
 
@@ -140,6 +209,9 @@ REFERENCES: dict[str, type[Contract]] = {
     "object_storage": _ObjectStorageSuite,
     "cache": _CacheSuite,
     "document_database": _DocumentDatabaseSuite,
+    "producer": _ProducerSuite,
+    "consumer": _ConsumerSuite,
+    "delayed_messaging": _DelayedMessagingSuite,
 }
 """For each contract the suite of its reference, without a TestCase, with every capability there is."""
 

@@ -43,6 +43,7 @@ class TestExceptions(unittest.TestCase):
                 "NotFoundError": ["TCKError"],
                 "ObjectNotFoundError": ["NotFoundError"],
                 "SecretNotFoundError": ["NotFoundError"],
+                "TopicNotFoundError": ["NotFoundError"],
                 "ConflictError": ["TCKError"],
                 "AlreadyExistsError": ["ConflictError"],
                 "SagaStateConflictError": ["ConflictError"],
@@ -52,14 +53,14 @@ class TestExceptions(unittest.TestCase):
                 "ClosedError": ["TCKError"],
                 "PermissionDeniedError": ["TCKError"],
                 "UnavailableError": ["TCKError"],
-                "PublishError": ["TCKError"],
+                "PublishError": ["UnavailableError"],
                 "CircuitOpenError": ["TCKError"],
             },
         )
 
     def test_only_an_unavailable_backend_is_worth_a_retry(self) -> None:
         retryable = [name for name in exceptions.__all__ if getattr(exceptions, name).retryable]
-        self.assertEqual(retryable, ["UnavailableError"])
+        self.assertEqual(retryable, ["PublishError", "UnavailableError"])
 
     def test_whether_to_retry_can_be_said_of_one_error(self) -> None:
         error = TCKError("throttled")

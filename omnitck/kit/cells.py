@@ -57,6 +57,9 @@ class Cells(Generic[P]):
         """Make the cell absent."""
         raise NotImplementedError
 
+    async def prepare(self, provider: P, name: str) -> None:
+        """Make what operations on the cell *name* need to be there, if anything: the cell stays absent."""
+
     async def use(self, provider: P, name: str, token: str) -> None:
         """Let *provider* itself work on the cell *name*: a write, unless it cannot write."""
         await self.write(provider, name, token)

@@ -328,6 +328,10 @@ class Session:
         """Whether a client was asked about *name* in this rule, another one than *except_by*."""
         return any(name in each.touched for each in self._clients if each.provider is not raw(except_by))
 
+    def is_open(self, provider: Any) -> bool:
+        """Whether *provider*, with or without its journal, was not closed by the rule."""
+        return any(each.provider is raw(provider) and not each.closed for each in self._clients)
+
     def first_provider(self) -> object:
         """The provider behind the first client that opened."""
         return next((each.provider for each in self._clients if each.provider is not None), None)

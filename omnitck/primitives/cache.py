@@ -184,7 +184,7 @@ class CacheContract(KeyValueRules, CommonRules):
         "MT-19": frozenset({"compare_and_set"}),
         "MT-22": frozenset({"clear"}),
     }
-    without_subject = frozenset({"MT-06"})  # A cache does not tell its keys.
+    without_subject = frozenset({"MT-06", "MT-21"})  # A cache tells neither its keys nor their changes.
     limits_type = CacheLimits
     cells = CacheCells()
 

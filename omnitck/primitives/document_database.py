@@ -265,6 +265,7 @@ class DocumentDatabaseContract(CommonRules):
         "lifecycle": Lifecycle,
     }
     extra_needs: ClassVar = {"MT-19": frozenset({"revision"}), "MT-22": frozenset({"batch"})}
+    without_subject = frozenset({"MT-21"})  # Nothing tells of changes.
     limits_type = DocumentLimits
 
     @cached_property

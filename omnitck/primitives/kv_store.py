@@ -165,6 +165,7 @@ class KVStoreContract(KeyValueRules, CommonRules):
         "MT-06": frozenset({"list_prefix"}),
         "MT-18": frozenset({"compare_and_set"}),
         "MT-19": frozenset({"compare_and_set"}),
+        "MT-21": frozenset({"watch"}),
         "MT-22": frozenset({"batch"}),
     }
     cells = KVCells()

@@ -385,6 +385,7 @@ class ObjectStorageContract(CommonRules):
         "MT-19": frozenset({"conditional_write", "stat"}),
         "MT-22": frozenset({"batch_delete"}),
     }
+    without_subject = frozenset({"MT-21"})  # Nothing tells of changes.
     hooks = ("missing_container_provider", "http_request")
     limits_type = ObjectLimits
 

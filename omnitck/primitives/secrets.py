@@ -267,6 +267,7 @@ class SecretsContract(CommonRules):
         "COM-17": frozenset({"batch"}),  # text cannot be changed: only a batch takes and returns what can.
         "MT-06": frozenset({"list_prefix"}),
         "MT-19": frozenset({"versioning"}),
+        "MT-21": frozenset({"watch"}),
     }
     without_subject = frozenset({"MT-18", "MT-22"})  # Nothing creates only once, nothing removes many.
     hooks = ("provision", "revoke", "unauthorized_provider", "cut", "heal")

@@ -18,6 +18,7 @@ __all__ = [
     "SecretNotFoundError",
     "TCKError",
     "TooLargeError",
+    "TopicNotFoundError",
     "UnavailableError",
     "UnsupportedError",
 ]
@@ -40,6 +41,10 @@ class ObjectNotFoundError(NotFoundError):
 
 class SecretNotFoundError(NotFoundError):
     """No secret has this name."""
+
+
+class TopicNotFoundError(NotFoundError):
+    """No topic has this name, and the broker makes none."""
 
 
 class ConflictError(TCKError):
@@ -80,8 +85,8 @@ class UnavailableError(TCKError):
     retryable = True
 
 
-class PublishError(TCKError):
-    """A message was not accepted by the broker."""
+class PublishError(UnavailableError):
+    """The broker did not accept a message, or did not say that it has. The message may be delivered or not."""
 
 
 class CircuitOpenError(TCKError):

@@ -3,18 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any
 
 __all__ = [
     "CacheLimits",
     "Change",
+    "ConsumedMessage",
+    "DelayLimits",
     "DocumentLimits",
     "Entry",
     "Expect",
     "Limits",
+    "MessageLimits",
     "ObjectInfo",
     "ObjectLimits",
+    "OutgoingMessage",
     "Prefix",
+    "ProcessingOutcome",
+    "PublishResult",
     "Put",
     "Remove",
     "SecretLimits",
@@ -97,6 +104,84 @@ class DocumentLimits(Limits):
     """Largest document, in bytes of its shortest JSON text in UTF-8, the `_id` included; at least 256 KiB."""
     collection_bytes: int = _number(48)
     """Longest name of a collection, in bytes; at least 48."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageLimits(Limits):
+    """The numbers of a message broker. A key is a topic, and a value is a payload."""
+
+    key_bytes: int = _number(64)
+    """Longest topic, in bytes of UTF-8; at least 64."""
+    value_bytes: int = _number(65_536)
+    """Largest payload, in bytes; at least 64 KiB."""
+    headers: int = _number(8)
+    """Most headers of a message; at least 8."""
+    deliver: float = _number(5.0, most=60)
+    """Longest time, in seconds, from the publication of a message to its arrival at a consumer that is waiting. At most 60."""
+    settle: float = _number(0.0, most=60)
+    """How much later than a message one may arrive that was published before it, in seconds; 0 where a topic keeps its order."""
+    redeliver: float = _number(10.0, most=600)
+    """Longest time, in seconds, after which a message comes again whose consumer has vanished. At most 600."""
+    least_attempts: int = field(default=1, metadata={"least": 1, "most": 10})
+    """The smallest `max_attempts` that is kept; a smaller one is rounded up to it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DelayLimits(MessageLimits):
+    """The numbers of a publisher of delayed messages."""
+
+    max_delay: float = _number(900.0)
+    """Longest delay, in seconds; at least 900."""
+    delay_resolution: float = _number(1.0, most=60)
+    """A delay is rounded up to a multiple of this, in seconds. At most 60."""
+    delay_lateness: float = _number(1.0, most=60)
+    """How much later than due a message may arrive, in seconds. At most 60."""
+    skew: float = _number(0.0, most=1)
+    """By how much the clocks of the broker and of its clients may differ, in seconds. At most 1."""
+
+
+class ProcessingOutcome(Enum):
+    """What a handler says of a message."""
+
+    SUCCESS = auto()
+    """It is done, and does not come again."""
+    RETRY = auto()
+    """It comes again, until it has been tried `max_attempts` times."""
+    FAIL = auto()
+    """It is given up at once, however often it was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumedMessage:
+    """A message as a handler gets it."""
+
+    payload: bytes
+    key: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    topic: str = ""
+    message_id: str = ""
+    """Opaque; the same each time that the message comes."""
+    delivery_attempt: int = 1
+    """The number of this delivery, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """One of several messages that are published in one call."""
+
+    payload: bytes
+    key: str | None = None
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """What became of one of several messages."""
+
+    message_id: str | None = None
+    """None if it was not accepted."""
+    error: Exception | None = None
+    """Why it was not."""
 
 
 @dataclass(frozen=True, slots=True)

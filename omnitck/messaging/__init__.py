@@ -1,0 +1,1 @@
+"""Contracts of messaging: what publishes, what consumes, and what publishes later."""

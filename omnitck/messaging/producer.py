@@ -1,0 +1,806 @@
+"""The contract `producer`: messages that a broker has accepted arrive, unchanged, once each.
+
+`publish` returns when the broker has the message for good: the standard knows no fire-and-forget. Bytes go in and bytes come out;
+a provider encodes what its broker cannot carry, and keeps its own metadata to itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import cached_property, partial
+from typing import Any, ClassVar, Protocol
+
+import anyio
+import anyio.lowlevel
+
+from omnitck.kit.cancellation import sweep
+from omnitck.kit.cells import Operation
+from omnitck.kit.common import Lifecycle
+from omnitck.kit.concurrency import Call, attempt, gather, together
+from omnitck.kit.contract import Plain, has_hook, rule
+from omnitck.kit.history.queues import Order
+from omnitck.kit.messaging import MessagingRules, TopicCells, Traffic
+from omnitck.kit.text import UsageError, describe, describe_error
+from omnitck.shared.exceptions import (
+    InvalidArgumentError,
+    PublishError,
+    TCKError,
+    TooLargeError,
+    TopicNotFoundError,
+)
+from omnitck.shared.models import OutgoingMessage, PublishResult
+
+__all__ = ["ProducerContract", "ProducerProtocol"]
+
+
+class ProducerProtocol(Protocol):
+    """What every producer does."""
+
+    async def publish(
+        self, topic: str, payload: bytes, key: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> object:
+        """Publish a message, and return once the broker has accepted it for good.
+
+        The key is None or text of 1 to 128 characters, headers are text. Raises `PublishError` if the broker did not accept it,
+        or did not say so.
+        """
+        ...
+
+
+class MessageIds(Protocol):
+    """Capability `message_ids`: `publish` returns the id under which consumers get the message, as text."""
+
+
+class BatchPublish(Protocol):
+    """Capability `batch_publish`: many messages in one call, of any number."""
+
+    async def publish_many(self, topic: str, messages: Sequence[OutgoingMessage]) -> Sequence[PublishResult]:
+        """Publish every message that can be; one result for each, in their order. Only the call itself being wrong raises."""
+        ...
+
+
+class AtomicBatch(Protocol):
+    """Capability `atomic_batch`: `publish_many` publishes all messages or none."""
+
+
+class Deduplication(Protocol):
+    """Capability `deduplication`: a message that is published again under its id is delivered once."""
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        message_id: str | None = None,
+    ) -> object:
+        """*message_id* is the publisher's own. Its first publication wins, whichever client repeats it."""
+        ...
+
+
+class TransactionalPublish(Protocol):
+    """Capability `transactional_publish`: messages that become visible together."""
+
+    def transaction(self) -> AbstractAsyncContextManager[ProducerProtocol]:
+        """What is published to the yielded producer is delivered when the context ends, and not at all if that raises."""
+        ...
+
+
+class MessageTTL(Protocol):
+    """Capability `message_ttl`: messages that nobody wants after a while."""
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        ttl: float | None = None,
+    ) -> object:
+        """Not delivered to who first asks more than *ttl* seconds later, give or take `ttl_resolution`."""
+        ...
+
+
+class StrictTopics(Protocol):
+    """Capability `strict_topics`: `publish` to a topic that nobody made raises `TopicNotFoundError`. Without it, one is made."""
+
+
+class OrderingByKey(Protocol):
+    """Capability `ordering_by_key`: messages of one key arrive in the order of their publication."""
+
+
+class ProducerCells(TopicCells):
+    """The topics of one suite, written by the producer under test."""
+
+    operations = (
+        Operation("publish", lambda p, n, t: p.publish(n, t.encode()), "publish", writes=True),
+        Operation(
+            "publish_many",
+            lambda p, n, t: _publish_many(p, n, t.encode()),
+            "publish_many",
+            "batch_publish",
+            writes=True,
+        ),
+        Operation(
+            "publish with message_id",
+            lambda p, n, t: p.publish(n, t.encode(), message_id=t[:64]),
+            "publish",
+            "deduplication",
+            argument="message_id",
+            writes=True,
+        ),
+        Operation("transaction", lambda p, n, t: _commit(p, n, t), "transaction", "transactional_publish", writes=True),
+        Operation(
+            "publish with ttl",
+            lambda p, n, t: p.publish(n, t.encode(), ttl=3600.0),
+            "publish",
+            "message_ttl",
+            argument="ttl",
+            writes=True,
+        ),
+    )
+    refusals = (
+        Operation("publish of text", lambda p, n, t: p.publish(n, t), "publish"),
+        Operation("publish with a header of bytes", lambda p, n, t: p.publish(n, b"", None, {"h": t.encode()}), "publish"),
+        Operation("publish with a key of bytes", lambda p, n, t: p.publish(n, b"", t.encode()), "publish"),
+        Operation(
+            "publish_many of text",
+            lambda p, n, t: _publish_many(p, n, t),
+            "publish_many",
+            "batch_publish",
+        ),
+    )
+
+    async def alias(self, provider: Any, name: str, token: str) -> str | None:
+        headers = {"h": token}
+        inbox = await self.suite.inbox(provider, name)
+        await provider.publish(name, token.encode(), None, headers)
+        inbox.written.append(token)
+        headers["h"] = "changed by the caller"
+        message = await inbox.one("a message with a header")
+        inbox.shown = token
+        return (
+            None if message.headers == {"h": token} else "headers given to publish were changed by their caller, and arrived so"
+        )
+
+
+async def _commit(provider: Any, name: str, token: str) -> None:
+    async with provider.transaction() as transaction:
+        await transaction.publish(name, token.encode())
+
+
+async def _publish_many(provider: Any, name: str, payload: Any) -> object:
+    """The result of a batch of one message, or its error."""
+    (result,) = await provider.publish_many(name, [OutgoingMessage(payload)])
+    if result.error is not None:
+        raise result.error
+    return result
+
+
+PAYLOADS: Mapping[str, bytes] = {
+    "text": b"payload",
+    "none": b"",
+    "every byte": bytes(range(256)),
+    "no UTF-8": b"\xff\xfe\x80",
+    "zeros": bytes(5),
+    "JSON": b'{"payload": "e30="}',
+    "base64": b"cGF5bG9hZA==",
+    "line ends": b"a\r\nb\n\r\n",
+    "a pickle's head": b"\x80\x04\x95",
+    "64 KiB": bytes(range(256)) * 256,
+}
+
+KEYS: Mapping[str, str | None] = {
+    "none": None,
+    "text": "key",
+    "None as text": "None",
+    "digits": "1",
+    "a space": " ",
+    "beyond ASCII": "caf\u00e9 \U0001f511",
+    "the longest": "k" * 128,
+}
+
+HEADERS: Mapping[str, Mapping[str, str]] = {
+    "none": {},
+    "one": {"x-trace-id": "0af7651916cd43dd8448eb211c80319c"},
+    "an empty value": {"x-empty": ""},
+    "names in two cases": {"Name": "1", "name": "2"},
+    "beyond ASCII": {"caf\u00e9": "\U0001f511"},
+    "spaces around": {"x-space": " a "},
+    "values that spell other types": {"a": "1", "b": "true", "c": "null", "d": "1.0"},
+    "eight": {f"header-{number}": f"value {number}" for number in range(8)},
+}
+
+INJECTED: Mapping[str, Mapping[str, str]] = {
+    "a line end in a value": {"x": "1\r\nx-admin: yes"},
+    "a line feed in a value": {"x": "1\nx-admin: yes"},
+    "a line end in a name": {"x\r\nx-admin": "yes"},
+    "a colon in a name": {"x-admin: yes": "1"},
+    "an empty line in a value": {"x": "1\r\n\r\nbody"},
+    "a zero in a value": {"x": "1\x00x-admin"},
+}
+"""Headers that an application was talked into. They arrive as they are, or are refused."""
+
+
+class ProducerContract(MessagingRules):
+    """Certifies a producer."""
+
+    name = "producer"
+    version = "1.0"
+    prefix = "PRD"
+    protocols: ClassVar = {
+        "": ProducerProtocol,
+        "message_ids": MessageIds,
+        "batch_publish": BatchPublish,
+        "atomic_batch": AtomicBatch,
+        "deduplication": Deduplication,
+        "transactional_publish": TransactionalPublish,
+        "message_ttl": MessageTTL,
+        "strict_topics": StrictTopics,
+        "ordering_by_key": OrderingByKey,
+        "lifecycle": Lifecycle,
+    }
+    # Whatever a producer does, it writes. Topics cannot be listed, made only once, or removed together.
+    without_subject = frozenset({"MT-03", "MT-06", "MT-18", "MT-19", "MT-21", "MT-22"})
+
+    @cached_property
+    def cells(self) -> ProducerCells:
+        return ProducerCells(self)
+
+    @classmethod
+    def check_suite(cls) -> None:
+        if "strict_topics" in cls.declared and not has_hook(cls, "create_topic"):
+            raise UsageError(f"{cls.__qualname__} declares strict_topics, but has no hook `create_topic` to make one.")
+
+    # One message
+
+    @rule("PRD-01")
+    async def test_prd_01_the_payload_arrives(self) -> None:
+        """A published payload arrives as `bytes`, once.
+
+        Catches an envelope that is not removed, and a payload that was quoted as JSON.
+        """
+        producer: ProducerProtocol = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        await producer.publish(inbox.topic, b"hello world")
+        came = await inbox.rest(producer)
+        self.same([each.payload for each in came], [b"hello world"], given="the payloads after one publish")
+
+    @rule("PRD-02")
+    async def test_prd_02_the_key_arrives(self) -> None:
+        """The key arrives equal, and no key as `None`.
+
+        Catches the text "None", and a key that only routes. Keys have up to 128 characters.
+        """
+        producer = await self.connect()
+        for label, key in KEYS.items():
+            with self.case(label):
+                await self._check_arrival(producer, b"payload", key, {})
+
+    @rule("PRD-03")
+    async def test_prd_03_headers_arrive(self) -> None:
+        """The headers that arrive equal those that were published: names in their case, values as text, and no others.
+
+        Catches names in lower case, bytes in place of text, and headers of the client's own that leak in.
+        """
+        producer = await self.connect()
+        for label, headers in HEADERS.items():
+            with self.case(label):
+                await self._check_arrival(producer, b"payload", "key", headers)
+
+    @rule("PRD-04")
+    async def test_prd_04_no_headers_are_an_empty_mapping(self) -> None:
+        """Without headers, `{}` arrives.
+
+        Catches a trace id or `x-delay` that shows, and None.
+        """
+        producer: ProducerProtocol = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        await producer.publish(inbox.topic, b"payload")
+        message = await inbox.one("a message without headers")
+        self.check(
+            message.headers == {} and message.key is None,
+            given="key and headers of a message that has none",
+            expected="None and {}",
+            observed=(message.key, message.headers),
+        )
+
+    @rule("PRD-05")
+    async def test_prd_05_payloads_are_not_interpreted(self) -> None:
+        """Every byte, invalid UTF-8, zeros and the empty payload arrive unchanged.
+
+        Catches a body that is text: SQS allows only the characters of XML, so a provider encodes.
+        """
+        producer = await self.connect()
+        for label, payload in PAYLOADS.items():
+            with self.case(label):
+                await self._check_arrival(producer, payload, None, {})
+
+    async def _check_arrival(self, producer: Any, payload: bytes, key: str | None, headers: Mapping[str, str]) -> None:
+        inbox = await self.inbox(producer, self.key())
+        await producer.publish(inbox.topic, payload, key, headers)
+        self.check_message(await inbox.one("one message"), (payload, key, headers), "what arrived")
+
+    @rule("PRD-06", "limits")
+    async def test_prd_06_the_largest_payload_arrives(self) -> None:
+        """A payload of exactly `value_bytes`, with as many headers as `headers` says, arrives whole.
+
+        Catches base64 that was not counted, and a frame that is cut.
+        """
+        producer = await self.connect()
+        numbers = self.numbers()
+        payload = self.token(numbers.value_bytes)[: numbers.value_bytes].encode()
+        headers = {f"header-{number}": "value" for number in range(numbers.headers)}
+        await self._check_arrival(producer, payload, "k" * 128, headers)
+
+    @rule("PRD-07", "limits")
+    async def test_prd_07_a_larger_payload_is_refused(self) -> None:
+        """One byte more raises `TooLargeError`, delivers nothing, and the next `publish` works.
+
+        Catches a broker that closes the channel, and a client that stays dead with it.
+        """
+        producer: ProducerProtocol = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        size = self.numbers().value_bytes + 1
+        await self.refused(
+            lambda: producer.publish(inbox.topic, bytes(size)), TooLargeError, given=f"publish of a payload of {size} bytes"
+        )
+        self.check_nothing(await inbox.rest(producer), "a payload that was refused")
+
+    @rule("PRD-08", hook="crash")
+    async def test_prd_08_what_was_accepted_survives_its_producer(self) -> None:
+        """A message whose `publish` has returned arrives although its producer vanishes at once.
+
+        Catches a linger buffer, a missing publisher confirm, and fire-and-forget.
+        """
+        producer, other = await self.clients(2)
+        inbox = await self.inbox(other, self.key())
+        await producer.publish(inbox.topic, b"accepted")
+        await self.vanish(producer)
+        came = await inbox.rest(await self.connect() if other is producer else other)
+        self.same([each.payload for each in came], [b"accepted"], given="the payloads after the producer's crash")
+
+    # Many messages
+
+    @rule("PRD-09", deadline=30)
+    async def test_prd_09_concurrent_messages_are_not_mixed(self) -> None:
+        """20 tasks that publish 10 messages each on one client: all arrive, once, none mixed with another.
+
+        Payload, key and header of each carry the same id. Catches a shared buffer, and confirms that are given to the wrong call.
+        """
+        producer = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        traffic = Traffic()
+
+        async def publish(task: int) -> None:
+            for number in range(10):
+                await traffic.publish(self, producer, inbox.topic, f"m-{task}-{number}", f"k{task}")
+
+        await gather(partial(publish, task) for task in range(20))
+        await self.check_traffic(traffic, inbox, producer)
+
+    @rule("PRD-10", "shared", deadline=30)
+    async def test_prd_10_a_topic_has_several_producers(self) -> None:
+        """What two clients publish to one topic arrives, all of it.
+
+        Catches a queue that its first client has for itself.
+        """
+        clients = await self.clients(2)
+        inbox = await self.inbox(clients[0], self.key())
+        traffic = Traffic()
+        await gather(
+            partial(traffic.publish, self, client, inbox.topic, f"m-{number}-{place}", None)
+            for place, client in enumerate(clients)
+            for number in range(20)
+        )
+        await self.check_traffic(traffic, inbox, clients[0])
+
+    @rule("PRD-11", deadline=30)
+    async def test_prd_11_a_message_reaches_its_topic_alone(self) -> None:
+        """A message reaches no topic but its own: none whose name begins its name, or matches it as a pattern.
+
+        Catches routing by prefix, and the wildcards of AMQP, NATS and MQTT.
+        """
+        producer: ProducerProtocol = await self.connect()
+        start = self.key("t")
+        names = [start + end for end in ("", ".x", "_x", "/x", "-x", ".*", ".>", ".#", "*", "#", "+")]
+        inboxes = {}
+        for name in names:
+            with self.case(f"the name {describe(name)}"), self.refusable(name):
+                inboxes[name] = await self.inbox(producer, name)
+        for name in inboxes:
+            await producer.publish(name, name.encode())
+        for name, inbox in inboxes.items():
+            with self.case(describe(name)):
+                self.same(
+                    [each.payload for each in await inbox.rest(producer)],
+                    [name.encode()],
+                    given=f"the payloads that reached {describe(name)}, beside topics with similar names",
+                )
+
+    @rule("PRD-12", deadline=30)
+    async def test_prd_12_a_cancelled_message_arrives_once_at_most(self) -> None:
+        """A cancelled `publish` leaves one message or none, never two, and an intact one.
+
+        Cancelled wherever it waits. Catches a retry that survives its cancellation.
+        """
+        producer = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        for operation in (each for each in self.operations() if each.writes):
+            with self.case(operation.name):
+                published: list[str] = []
+
+                def publish(o: Operation = operation, names: list[str] = published) -> Any:
+                    names.append(self.token(2000))
+                    return partial(o.call, producer, inbox.topic, names[-1])
+
+                async for _ in sweep(publish):
+                    pass
+                came = [each.payload for each in await inbox.rest(producer)]
+                for each in published:
+                    self.check(
+                        came.count(each.encode()) <= 1,
+                        given=f"{operation.name}, cancelled",
+                        expected="one message at most",
+                        observed=Plain(f"{came.count(each.encode())}"),
+                    )
+                self.same(
+                    sorted(set(came) - {each.encode() for each in published}),
+                    [],
+                    given=f"what arrived after {operation.name} was cancelled, and was not published",
+                )
+
+    @rule("PRD-13", "availability", deadline=30)
+    async def test_prd_13_without_a_broker_publishing_fails(self) -> None:
+        """Without its broker `publish` raises `PublishError`, which has the reason as its cause.
+
+        Catches the producer that returns silently. `PublishError` is an `UnavailableError`: the call may be repeated.
+        """
+        if not has_hook(type(self), "unreachable_provider"):
+            self.not_provoked("the suite has no unreachable_provider")
+        producer = await self.session.connect({}, "unreachable_provider")
+        tried = await attempt(lambda: producer.publish(self.key(), b"payload"))
+        self.check(
+            isinstance(tried.error, PublishError) and tried.error.__cause__ is not None,
+            given="publish without a broker",
+            expected="PublishError with a __cause__",
+            observed=Plain(describe_error(tried.error) if tried.error else "it returned"),
+        )
+
+    @rule("PRD-14")
+    async def test_prd_14_arguments_are_captured_when_publish_is_called(self) -> None:
+        """Headers that their caller changes while `publish` is under way arrive as they were when it was called.
+
+        Catches serialisation that is put off.
+        """
+        producer: ProducerProtocol = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        headers, called = {"h": "as it was"}, anyio.Event()
+
+        async def publish() -> None:
+            called.set()
+            await producer.publish(inbox.topic, b"payload", None, headers)
+
+        async def change() -> None:
+            if not called.is_set():
+                await called.wait()
+            headers["h"] = "changed"
+            headers["another"] = "added"
+
+        published, _ = await together([publish, change])
+        published.result()
+        self.check_message(
+            await inbox.one("a message whose headers were changed"), (b"payload", None, {"h": "as it was"}), "what arrived"
+        )
+
+    @rule("PRD-15", "validation")
+    async def test_prd_15_other_types_are_refused(self) -> None:
+        """A payload that is no `bytes`, and a key or a header that is no text, raise `InvalidArgumentError` and deliver nothing.
+
+        Catches silent `str()`. Keys have 1 to 128 characters, names of headers at least one.
+        """
+        producer: Any = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        for label, arguments in {
+            **{f"the payload {describe(each)}": (each,) for each in ("text", bytearray(b"x"), 1, None, ["a"], {"a": 1})},
+            **{f"the key {describe(each)}": (b"", each) for each in (b"bytes", 1, "", "k" * 129, "a\ud800", ["a"])},
+            **{
+                f"the headers {describe(each)}": (b"", None, each)
+                for each in ("text", ["a"], {"a": 1}, {"a": b"x"}, {1: "a"}, {"a": None}, {"": "a"}, {"a": "\ud800"})
+            },
+        }.items():
+            with self.case(label):
+                await self.refused(
+                    partial(producer.publish, inbox.topic, *arguments), InvalidArgumentError, given=f"publish with {label}"
+                )
+        self.check_nothing(await inbox.rest(producer), "messages that were refused")
+
+    @rule("PRD-16", deadline=30)
+    async def test_prd_16_headers_cannot_be_injected(self) -> None:
+        """Headers with line ends, colons and zeros arrive as they are or are refused with `InvalidArgumentError`.
+
+        They never become another header. Catches NATS and HTTP, whose headers are lines.
+        """
+        producer: ProducerProtocol = await self.connect()
+        for label, headers in INJECTED.items():
+            with self.case(label):
+                inbox = await self.inbox(producer, self.key())
+                tried = await attempt(partial(producer.publish, inbox.topic, b"payload", "key", headers))
+                if isinstance(tried.error, InvalidArgumentError):
+                    self.check_nothing(await inbox.rest(producer), "a message that was refused")
+                    continue
+
+                tried.result()
+                self.check_message(await inbox.one("one message"), (b"payload", "key", headers), "what arrived")
+
+    @rule("PRD-17", "lifecycle", "shared", deadline=30)
+    async def test_prd_17_closing_loses_nothing_that_was_accepted(self) -> None:
+        """Of messages that are under way when `close` is called, each whose `publish` returned arrives; the others raised.
+
+        Catches a buffer that is dropped at the end.
+        """
+        producer, other = await self.clients(2)
+        inbox = await self.inbox(other, self.key())
+        traffic = Traffic()
+
+        async def publish(task: int) -> None:
+            for number in range(20):
+                await traffic.publish(self, producer, inbox.topic, f"m-{task}-{number}")
+
+        async def close() -> None:
+            while not any(each.ret for each in traffic.publications):
+                await anyio.lowlevel.checkpoint()
+            await producer.close()
+
+        calls: list[Call[None]] = [*(partial(publish, task) for task in range(5)), close]
+        *tried, closed = await together(calls)
+        closed.result()
+        for each in tried:
+            self.check(
+                each.error is None or isinstance(each.error, TCKError),
+                given="publish while close() is called",
+                expected="its result or a TCKError",
+                observed=Plain(describe_error(each.error) if each.error else ""),
+            )
+        await self.check_traffic(traffic, inbox, other)
+
+    # ordering_by_key
+
+    @rule("PRD-18", "ordering_by_key", deadline=30)
+    async def test_prd_18_a_key_keeps_its_order(self) -> None:
+        """Messages that were published one after another with one key arrive in that order.
+
+        5 keys, 20 messages each, from one client. Catches a partitioner that goes round, and a retry that is overtaken.
+        """
+        producer = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        traffic = Traffic()
+
+        async def publish(key: int) -> None:
+            for number in range(20):
+                await traffic.publish(self, producer, inbox.topic, f"m-{key}-{number}", f"k{key}")
+
+        await gather(partial(publish, key) for key in range(5))
+        await self.check_traffic(traffic, inbox, producer, order=Order.FIRST)
+
+    # batch_publish
+
+    @rule("PRD-19", "batch_publish", deadline=30)
+    async def test_prd_19_a_batch_has_any_number(self) -> None:
+        """`publish_many` delivers every message and returns one result for each, in their order, whatever their number.
+
+        None, and more than twice `batch_size`. Catches the limit of 10 messages of SQS.
+        """
+        producer: Any = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        self.same(list(await producer.publish_many(inbox.topic, [])), [], given="publish_many of no message")
+        count = min(2 * self.numbers().batch_size + 1, 2001)
+        messages = [OutgoingMessage(b"%d" % number, f"k{number}", {"n": str(number)}) for number in range(count)]
+        results = list(await producer.publish_many(inbox.topic, messages))
+        self.check(
+            len(results) == count and all(isinstance(each, PublishResult) and each.error is None for each in results),
+            given=f"publish_many of {count} messages",
+            expected=f"{count} results without an error",
+            observed=Plain(f"{len(results)} results, {sum(bool(each.error) for each in results)} of them with an error"),
+        )
+        came = await inbox.rest(producer)
+        self.check_listing([each.payload.decode() for each in came], map(str, range(count)), f"publish_many of {count} messages")
+        if "message_ids" in self.declared and came and hasattr(came[0], "message_id"):
+            self.same(
+                {each.payload: each.message_id for each in came},
+                {each.payload: result.message_id for each, result in zip(messages, results, strict=True)},
+                given="the ids of the messages, and those in the results",
+            )
+
+    @rule("PRD-20", "batch_publish")
+    async def test_prd_20_a_bad_message_fails_alone(self) -> None:
+        """A message that cannot be published has its error in its own result, and the others arrive; with `atomic_batch`, none.
+
+        Catches the list of failures in a reply whose status is 200, which nobody reads.
+        """
+        producer: Any = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        payloads: list[Any] = [b"0", b"1", bytes(self.numbers().value_bytes + 1), b"3", b"4"]
+        results = list(await producer.publish_many(inbox.topic, [OutgoingMessage(each) for each in payloads]))
+        came = sorted(each.payload for each in await inbox.rest(producer))
+        good = [] if "atomic_batch" in self.declared else [b"0", b"1", b"3", b"4"]
+        self.same(came, good, given="the payloads after publish_many of five, of which the third is too large")
+        failed = [isinstance(each.error, TCKError) for each in results]
+        self.same(
+            failed,
+            [True] * 5 if "atomic_batch" in self.declared else [False, False, True, False, False],
+            given="which of the five results have a TCKError",
+        )
+
+    # deduplication
+
+    @rule("PRD-21", "deduplication")
+    async def test_prd_21_a_repeated_id_is_delivered_once(self) -> None:
+        """A message that is published twice under one `message_id` arrives once; under two, twice, though it is the same.
+
+        From two clients. Catches deduplication by content, and one that each process does for itself.
+        """
+        one, two = await self.clients(2)
+        inbox = await self.inbox(one, self.key())
+        first, *others = (self.key("id")[-60:] for _ in range(3))
+        for client, payload, id in (
+            (one, b"first", first),
+            (one, b"again", first),
+            (two, b"elsewhere", first),
+            (one, b"same", others[0]),
+            (two, b"same", others[1]),
+        ):
+            await client.publish(inbox.topic, payload, message_id=id)
+        came = sorted(each.payload for each in await inbox.rest(one))
+        self.same(came, [b"first", b"same", b"same"], given="what arrived of five messages, three of them with one message_id")
+
+    # transactional_publish
+
+    @rule("PRD-22", "transactional_publish")
+    async def test_prd_22_a_transaction_is_all_or_nothing(self) -> None:
+        """What a transaction published arrives when it has ended, all of it, and nothing if its body raised or was cancelled.
+
+        Nothing is visible before. Catches `except Exception`, past which a cancellation goes.
+        """
+        producer: Any = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        async with producer.transaction() as transaction:
+            await transaction.publish(inbox.topic, b"1")
+            await transaction.publish(inbox.topic, b"2")
+            self.check_nothing(await inbox.rest(producer), "messages of a transaction that goes on")
+        self.same([each.payload for each in await inbox.rest(producer)], [b"1", b"2"], given="the payloads of a transaction")
+
+        error = LookupError("raised in the body")
+        tried = await attempt(partial(self._publish_and_raise, producer, inbox.topic, error))
+        self.check(
+            tried.error is error,
+            given="an exception in the body of a transaction",
+            expected="the same exception outside",
+            observed=Plain(describe_error(tried.error) if tried.error else "no exception"),
+        )
+        self.check_nothing(await inbox.rest(producer), "messages of a transaction whose body raised")
+
+        with anyio.CancelScope() as scope:
+            async with producer.transaction() as transaction:
+                await transaction.publish(inbox.topic, b"cancelled")
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+        self.check_nothing(await inbox.rest(producer), "messages of a transaction that was cancelled")
+
+    async def _publish_and_raise(self, producer: Any, topic: str, error: Exception) -> None:
+        async with producer.transaction() as transaction:
+            await transaction.publish(topic, b"rolled back")
+            raise error
+
+    # message_ttl
+
+    @rule("PRD-23", "message_ttl", deadline=150)
+    async def test_prd_23_an_old_message_is_not_delivered(self) -> None:
+        """A message that nobody took within its `ttl` is not delivered any more, and one with a longer ttl is.
+
+        Catches seconds that are taken for milliseconds.
+        """
+        producer: Any = await self.connect()
+        topic = self.key()
+        ttl = max(self.numbers().min_ttl, self.numbers().ttl_resolution)
+        inbox = await self.inbox(producer, topic)
+        await inbox.pause()
+        await producer.publish(topic, b"short", ttl=ttl)
+        await producer.publish(topic, b"long", ttl=3600.0)
+        await producer.publish(topic, b"for ever")
+        await self.wait(ttl + 2 * self.numbers().ttl_resolution)
+        await inbox.resume()
+        came = sorted(each.payload for each in await inbox.rest(producer))
+        self.same(
+            came, [b"for ever", b"long"], given=f"what arrived {ttl:g} s later of messages with a ttl of {ttl:g} s, an hour, none"
+        )
+
+    # strict_topics
+
+    @rule("PRD-24", "strict_topics")
+    async def test_prd_24_an_unknown_topic_is_an_error(self) -> None:
+        """`publish` to a topic that nobody made raises `TopicNotFoundError`, which names it; making the client does not.
+
+        Catches RabbitMQ without `mandatory`, which confirms a message that goes nowhere.
+        """
+        producer: ProducerProtocol = await self.connect()
+        topic = self.key("unknown")
+        error = await self.refused(lambda: producer.publish(topic, b"x"), TopicNotFoundError, given="publish to an unknown topic")
+        self.check(topic in str(error), given="the error", expected="it names the topic", observed=str(error))
+        inbox = await self.inbox(producer, self.key())
+        self.check_nothing(await inbox.rest(producer), "a topic that was made, after publishing to another")
+
+    # The network
+
+    @rule("PRD-25", deadline=60)
+    async def test_prd_25_a_cut_connection_loses_nothing_that_was_accepted(self) -> None:
+        """With the connection cut in the middle of 100 messages, each whose `publish` returned arrives.
+
+        And the same client works once the network is back. Catches what was written to a socket and taken for sent, and the
+        client that does not connect again.
+        """
+        other = await self.connect()
+        inbox = await self.inbox(other, self.key())
+        traffic = Traffic()
+        async with self.faulty() as (producer, cut, heal):
+            for number in range(100):
+                if number == 50:
+                    await cut()
+                if number == 60:
+                    await heal()
+                await attempt(partial(traffic.publish, self, producer, inbox.topic, f"m-{number}", None))
+            await self.works_again(
+                lambda: traffic.publish(self, producer, inbox.topic, f"m-again-{len(traffic.publications)}"),
+                "publish with the same client, once the network is back",
+            )
+        await self.check_traffic(traffic, inbox, other)
+
+    # message_ids
+
+    @rule("PRD-26", "message_ids")
+    async def test_prd_26_an_id_is_the_messages_own(self) -> None:
+        """`publish` returns an id, as text that is not empty, another one for each message; consumers get the message under it.
+
+        Catches the number of a channel's delivery, which begins again with each connection.
+        """
+        producer: Any = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        ids = [await producer.publish(inbox.topic, b"%d" % number) for number in range(5)]
+        self.check(
+            all(type(each) is str and each for each in ids) and len(set(ids)) == 5,
+            given="the results of 5 calls of publish",
+            expected="5 different texts",
+            observed=ids,
+        )
+        came = await inbox.rest(producer)
+        if all(getattr(each, "message_id", "") for each in came):
+            self.same([each.message_id for each in came], ids, given="the ids of the messages that arrived")
+
+    # atomic_batch
+
+    @rule("PRD-27", "atomic_batch", "batch_publish", deadline=30)
+    async def test_prd_27_a_cancelled_batch_is_all_or_nothing(self) -> None:
+        """A cancelled `publish_many` leaves all its messages or none.
+
+        Cancelled wherever it waits. Catches the batch that is sent message by message.
+        """
+        producer: Any = await self.connect()
+        inbox = await self.inbox(producer, self.key())
+        batches: list[list[bytes]] = []
+
+        def publish() -> Any:
+            batches.append([self.token().encode() for _ in range(5)])
+            return partial(producer.publish_many, inbox.topic, [OutgoingMessage(each) for each in batches[-1]])
+
+        async for _ in sweep(publish):
+            pass
+        came = [each.payload for each in await inbox.rest(producer)]
+        for batch in batches:
+            count = sum(each in came for each in batch)
+            self.check(
+                count in (0, 5),
+                given="publish_many of 5 messages, cancelled",
+                expected="all of them or none",
+                observed=Plain(f"{count} of them"),
+            )
