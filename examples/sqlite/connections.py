@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -35,8 +35,8 @@ DENIED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 class SQLiteClient(Client):
     """Base of the adapters: a connection to one file, and whose turn it is on it."""
 
-    schema: ClassVar[str]
-    """The statement that creates the table where it is missing."""
+    schema: ClassVar[Sequence[str]]
+    """The statements that create tables and indexes where they are missing."""
 
     _unavailable = (OSError, TimeoutError, sqlite3.Error, ValueError)  # aiosqlite: ValueError on a closed connection
 
@@ -48,12 +48,12 @@ class SQLiteClient(Client):
 
     @classmethod
     async def connect(cls, path: str | Path, *, tenant_id: str | None = None) -> Self:
-        """Open the file at *path*, creating it and its table where they are missing.
+        """Open the file at *path*, creating it and its tables where they are missing.
 
         `UnavailableError` if it cannot be opened or is no database, `PermissionDeniedError` if it must be written and may not.
         """
         arguments.encode_tenant(tenant_id)
-        connection = await open_file(path, cls.schema)
+        connection = await open_file(path, *cls.schema)
         return cls(connection, tenant_id)
 
     async def _query(self, sql: str, **parameters: object) -> list[Row]:

@@ -70,7 +70,7 @@ ORDER = """
 class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
     """Documents in one SQLite file; processes and threads may share it."""
 
-    schema = SCHEMA
+    schema = (SCHEMA,)
     capabilities: ClassVar[frozenset[str]] = frozenset(
         "query_operators nested_paths sort_page projection streaming update_operators upsert revision batch transaction "
         "datetime binary int64 lifecycle validation shared limits".split()

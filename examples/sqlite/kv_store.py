@@ -44,7 +44,7 @@ PUT = f"INSERT OR REPLACE INTO entries (tenant, key, value, expires) VALUES (:te
 class SQLiteKVStore(SQLiteClient):
     """A store in one SQLite file; processes and threads may share it."""
 
-    schema = SCHEMA
+    schema = (SCHEMA,)
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
         "compare_and_set ttl list_prefix batch counter transaction linearizable binary lifecycle validation shared limits".split()

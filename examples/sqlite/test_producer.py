@@ -1,0 +1,21 @@
+"""Certifies queues in a SQLite file as a producer."""
+
+from unittest import IsolatedAsyncioTestCase
+
+from examples import servers
+from omnitck.kit.contract import known_capabilities
+from omnitck.messaging.producer import ProducerContract
+from omnitck.policies.multi_tenancy import MultiTenancyPolicy
+
+with servers.installed():
+    from examples.sqlite.messaging import SQLiteMessaging, make_messaging
+
+
+class TestSQLiteProducer(ProducerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
+    capabilities = SQLiteMessaging.capabilities & known_capabilities(ProducerContract)
+
+    async def make_provider(self, *, tenant_id: str | None = None, **config: object) -> SQLiteMessaging:
+        return await make_messaging(tenant_id=tenant_id)
+
+    async def crash(self, client: SQLiteMessaging) -> None:
+        await client.abandon()
