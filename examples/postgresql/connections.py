@@ -8,15 +8,19 @@ is forgotten.
 
 import asyncio
 import contextlib
+import os
 import re
 import select
+import socket
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-__all__ = ["DENIED", "Connection", "Connections", "connected", "connected_now"]
+__all__ = ["DENIED", "Connection", "Connections", "connected", "connected_now", "tear", "told"]
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -45,12 +49,13 @@ class Connections:
         self._url = url
         self._slots = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
+        self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     @contextlib.asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
         """A connection for the body's use alone."""
         async with self._slots:
-            connection = self._take() or await self._open()
+            connection = self._take() or await self.open()
             try:
                 yield connection
             finally:
@@ -63,19 +68,28 @@ class Connections:
     @contextlib.asynccontextmanager
     async def extra(self) -> AsyncIterator[Connection]:
         """A connection beside the pool, for a body that lasts."""
-        connection = await self._open()
+        connection = await self.open()
         try:
             yield connection
         finally:
             connection.pgconn.finish()
+
+    def abort(self) -> None:
+        """Tear down every connection, those in use too, as the operating system does when a process ends."""
+        self._idle.clear()
+        for connection in list(self._all):
+            tear(connection)
 
     async def close(self) -> None:
         """Close the idle connections; those in use are closed by whoever ends their use."""
         while self._idle:
             await self._idle.pop().close()
 
-    async def _open(self) -> Connection:
-        return await connected(self._url)
+    async def open(self) -> Connection:
+        """A connection beside the pool, which the caller ends."""
+        connection = await connected(self._url)
+        self._all.add(connection)
+        return connection
 
     def _take(self) -> Connection | None:
         """The idle connection that was used last. One whose socket has something to say was cut meanwhile."""
@@ -87,6 +101,28 @@ class Connections:
                 return connection
             connection.pgconn.finish()
         return None
+
+
+def tear(connection: Connection) -> None:
+    """End *connection* without telling the server, which `finish` alone does."""
+    if not connection.closed:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as end:
+            end.shutdown(socket.SHUT_RDWR)
+    connection.pgconn.finish()
+
+
+async def told(connection: Connection, command: sql.Composed, within: float) -> None:
+    """Let the server do *command*; a connection on which it has not *within* seconds is at its end: a `TimeoutError`."""
+    telling = asyncio.create_task(connection.execute(command))
+    try:
+        if not (await asyncio.wait([telling], timeout=within))[0]:
+            raise TimeoutError(f"no answer within {within} s")
+        telling.result()
+    finally:
+        if not telling.done():
+            tear(connection)  # psycopg would ask a silent server to stop, and wait for that too
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
 
 
 async def connected(url: str) -> Connection:
