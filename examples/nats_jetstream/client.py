@@ -1,15 +1,25 @@
 """What the adapters of JetStream share: the connection, which the next request opens anew if it was lost."""
 
 import asyncio
+from functools import partial
 
 import nats.errors
-from nats.aio.client import Client as Connection
+from nats.aio.client import Client as NATSConnection
 
 from examples.client import Client
 
-__all__ = ["NEVER", "NATSClient"]
+__all__ = ["NEVER", "Connection", "NATSClient"]
 
 NEVER = 60  # seconds: nats-py insists on time limits of its own; `Client` has the one that counts
+
+
+class Connection(NATSConnection):
+    """A connection that ends in order when it is lost."""
+
+    async def _process_op_err(self, e: Exception) -> None:
+        # nats-py would write what is left to the lost connection, fail, and leave its tasks and callbacks as they are.
+        self._pending, self._pending_data_size = [], 0
+        await super()._process_op_err(e)
 
 
 class NATSClient(Client):
@@ -43,13 +53,20 @@ class NATSClient(Client):
                     ping_interval=2,  # how a connection that only seems to be there is found out
                     max_outstanding_pings=2,
                     error_cb=_ignore,  # nats-py would log it; the request that it concerns fails anyway
-                    closed_cb=self._lost,
+                    closed_cb=partial(self._ended, connection),
                 )
             except BaseException:
                 await connection.close()
                 raise
             self._connection = connection
             return connection
+
+    async def _ended(self, connection: Connection) -> None:
+        """*connection* is gone, and with it the answers that are waited for: nats-py would wait on."""
+        for answer in list(connection._resp_map.values()):
+            if not answer.done():
+                answer.set_exception(nats.errors.ConnectionClosedError())
+        await self._lost()
 
     async def _lost(self) -> None:
         """The connection is gone."""
