@@ -10,14 +10,12 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from examples import arguments
 from examples.client import Client
+from examples.valkey.connections import Translation, open_pool
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError
 from omnitck.shared.models import Entry, Limits
 
@@ -71,29 +69,17 @@ def space_of(name: bytes) -> bytes:
     return b"%d:%b:" % (len(name), name) if name else b"-:"
 
 
-class ValkeyValues(Client):
+class ValkeyValues(Translation, Client):
     """Values below *space* in one Valkey or Redis server (no cluster: the scripts touch the counter and a key at once)."""
 
     limits: ClassVar[Limits] = Limits(
         key_bytes=1024, value_bytes=2**20, min_ttl=0.1, ttl_resolution=0.1, page_size=100, batch_size=100
     )
 
-    _unavailable = (OSError, TimeoutError, RedisError)
-    _denied = (AuthenticationError, NoPermissionError)
-
     def __init__(self, url: str, space: bytes, connections: int = 8) -> None:
         super().__init__()
         self._space = space
-        # No retries: a command whose reply was lost may have been carried out, and `increment` must not happen twice.
-        # A connection that was cut while idle is noticed by redis-py, which connects anew before it sends anything.
-        pool = ConnectionPool.from_url(
-            url,
-            protocol=2,  # saves a round trip; nothing here needs RESP3
-            driver_info=None,  # nor need the server know the name of the library
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=None,
-            socket_timeout=None,
-        )
+        pool = open_pool(url)
         self._redis = Redis(connection_pool=pool)
         self._pool = pool
         self._slots = asyncio.Semaphore(connections)
