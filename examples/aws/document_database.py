@@ -215,9 +215,9 @@ class DynamoDBDocumentDatabase(AWSClient, DocumentClient):
             given["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         try:
             if document is None:
-                await self._send("delete_item", TableName=TABLE, Key=self._key(collection, id), **given)
+                await self._perform("delete_item", TableName=TABLE, Key=self._key(collection, id), **given)
             else:
-                await self._send("put_item", **self._item(collection, document), **given)
+                await self._perform("put_item", **self._item(collection, document), **given)
         except ClientError as error:
             if code_of(error) == CONDITION_FAILED:
                 return Refused(error.response.get("Item"))

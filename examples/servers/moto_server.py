@@ -15,7 +15,10 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from moto.core import responses
+from moto.core.utils import method_names_from_class
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.sqs import models as queues
 from werkzeug.serving import run_simple
 
 __all__ = ["main"]
@@ -25,6 +28,10 @@ def main(port: int) -> None:
     """Serve until the process is told to end; a shell may have started it with SIGINT ignored."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: os._exit(0))
+
+    for module in (responses, queues):  # what a name is in Python, dozens of times for each request
+        setattr(module, "camelcase_to_underscores", functools.cache(module.camelcase_to_underscores))  # noqa: B010
+    setattr(responses, "method_names_from_class", functools.cache(method_names_from_class))  # noqa: B010
 
     moto = Dispatcher(create_backend_app)
     working = threading.Lock()

@@ -63,7 +63,7 @@ def nats() -> Server:
 
 
 def moto() -> Server:
-    """Moto, which answers like AWS (S3, Secrets Manager, DynamoDB), in memory; it lets every access key in."""
+    """Moto, which answers like AWS (S3, Secrets Manager, DynamoDB, SQS), in memory; it lets every access key in."""
     return _once("moto", "moto", "OMNITCK_AWS_URL", _start_moto)
 
 
@@ -162,6 +162,7 @@ def _start_moto(name: str) -> Server:
         "s3": {},
         "secretsmanager": {"X-Amz-Target": "secretsmanager.ListSecrets"},
         "dynamodb": {"X-Amz-Target": "DynamoDB_20120810.ListTables"},
+        "sqs": {"X-Amz-Target": "AmazonSQS.ListQueues"},
     }
     return _launch_moto(name, services, 200)
 

@@ -1,0 +1,27 @@
+"""Certifies the adapter of AWS SQS as a producer, on moto."""
+
+from unittest import IsolatedAsyncioTestCase
+
+from examples import servers
+from omnitck.kit.contract import known_capabilities
+from omnitck.messaging.producer import ProducerContract
+from omnitck.policies.multi_tenancy import MultiTenancyPolicy
+
+with servers.installed():
+    from examples.aws.messaging import SQSMessaging, make_messaging
+
+
+class TestSQSProducer(servers.OnServer, ProducerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
+    start = servers.moto
+    capabilities = SQSMessaging.capabilities & known_capabilities(ProducerContract)
+
+    async def make_provider(
+        self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
+    ) -> SQSMessaging:
+        return await make_messaging(tenant_id=tenant_id, address=address)
+
+    async def unreachable_provider(self) -> SQSMessaging:
+        return await make_messaging(address=("127.0.0.1", 1))
+
+    async def crash(self, client: SQSMessaging) -> None:
+        await client.abandon()
