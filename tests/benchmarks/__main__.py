@@ -18,8 +18,10 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "imports": startup.imports,
     "memory": startup.memory,
     "checker": histories.checker,
+    "queues": histories.queues,
     "streaming": suites.streaming,
     "valkey": suites.valkey,
+    "nats": suites.nats,
     "selftest": suites.selftest,
 }
 

@@ -1,19 +1,22 @@
-"""The linearizability checker, on the greatest histories that a rule may record."""
+"""The checkers: that of linearizability on the greatest histories that a rule may record, that of queues on far greater ones."""
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 from omnitck.kit.history import Op, Recorder, check, explain
+from omnitck.kit.history.queues import Delivery, Fate, Order, Publication, judge
 from omnitck.reference.kv_store import MemoryBackend, MemoryKVStore
 from tests.benchmarks.measure import Figure, in_turns, seconds
 
-__all__ = ["checker"]
+__all__ = ["checker", "queues"]
 
 OPERATIONS = 200
 SEEDS = range(8)
+DELIVERIES = 100_000
 
 
 def checker() -> Iterator[Figure]:
@@ -76,3 +79,52 @@ def with_a_stale_read(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     first = next(op for op in ops if op.kind == "set")
     last = max(index for index, op in enumerate(ops) if op.kind == "get" and op.result is not None)
     return (*ops[:last], replace(ops[last], result=first.args[0]), *ops[last + 1 :])
+
+
+def queues() -> Iterator[Figure]:
+    """Judging what a queue delivered, against an asyncio.Queue that delivers as much."""
+    traffic: list[tuple[list[Publication], list[Delivery]]] = []
+    least = in_turns(
+        3,
+        {
+            "deliver": lambda: seconds(lambda: traffic.append(asyncio.run(_delivered(DELIVERIES)))),
+            **{
+                order.value: lambda order=order: seconds(lambda: judge(*traffic[-1], order=order, drained=time.monotonic_ns()))  # type: ignore[misc]
+                for order in Order
+            },
+        },
+    )
+    for order in Order:
+        found = judge(*traffic[-1], order=order, drained=time.monotonic_ns())
+        yield Figure(
+            f"judge {DELIVERIES} deliveries, order {order.name.lower()}",
+            least[order.value],
+            "s",
+            "delivering them",
+            least["deliver"],
+            at_most=2,
+            remark="" if not found.findings else str(found),
+        )
+
+
+async def _delivered(count: int) -> tuple[list[Publication], list[Delivery]]:
+    """What 10 tasks publish under 100 keys, and one takes."""
+    queue: asyncio.Queue[Publication] = asyncio.Queue(maxsize=100)
+    publications: list[Publication] = []
+    deliveries: list[Delivery] = []
+
+    async def publish(task: int) -> None:
+        for number in range(count // 10):
+            id, key = f"m-{task}-{number}", f"k{task}-{number % 10}"
+            began = time.monotonic_ns()
+            await queue.put(Publication(id, id, key, began, None))
+            publications.append(Publication(id, id, key, began, time.monotonic_ns()))
+
+    async def take() -> None:
+        for _ in range(count):
+            message = await queue.get()
+            began = time.monotonic_ns()
+            deliveries.append(Delivery(message.id, message.content, 0, began, time.monotonic_ns(), Fate.DONE))
+
+    await asyncio.gather(take(), *map(publish, range(10)))
+    return publications, deliveries

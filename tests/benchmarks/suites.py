@@ -6,6 +6,7 @@ import subprocess
 import tracemalloc
 import unittest
 from collections.abc import AsyncIterator, Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 from omnitck.kit.outcomes import Outcome, Status, listening
@@ -15,10 +16,13 @@ from omnitck.selftest import REFERENCES, reference_suite
 from omnitck.shared.models import ObjectLimits
 from tests.benchmarks.measure import Figure, child, in_turns, run_quietly, seconds
 
-__all__ = ["reference", "selftest", "streaming", "valkey"]
+__all__ = ["nats", "reference", "selftest", "streaming", "valkey"]
 
 JOBS = 16
-DATA_CONTRACTS = ("secrets", "object_storage", "cache", "document_database")
+GROUPS = (
+    ("four contracts of data", ("secrets", "object_storage", "cache", "document_database"), JOBS, (None, 3)),
+    ("three of messaging", ("producer", "consumer", "delayed_messaging"), 32, (3, 1.5)),
+)
 
 
 class EmptyTest(unittest.IsolatedAsyncioTestCase):
@@ -27,26 +31,29 @@ class EmptyTest(unittest.IsolatedAsyncioTestCase):
 
 
 def reference() -> Iterator[Figure]:
-    """Each reference with every capability, tenancy, and a clock that the kit moves; then all but the first together."""
+    """Each reference with every capability, tenancy, and a clock that the kit moves; then some of them together."""
     for contract in REFERENCES:
         suite = reference_suite(contract)
-        yield from _reference(f"{contract}: ", lambda suite=suite: _tests(suite), goals=(2, 1))  # type: ignore[misc]
-    others = [reference_suite(contract) for contract in DATA_CONTRACTS]
-    yield from _reference("four contracts: ", lambda: unittest.TestSuite(map(_tests, others)), goals=(None, 3))
+        yield from _reference(f"{contract}: ", lambda suite=suite: _tests(suite), JOBS, (2, 1))  # type: ignore[misc]
+    for name, contracts, jobs, goals in GROUPS:
+        group = [reference_suite(contract) for contract in contracts]
+        yield from _reference(f"{name}: ", lambda group=group: unittest.TestSuite(map(_tests, group)), jobs, goals)  # type: ignore[misc]
 
 
-def _reference(name: str, tests: Callable[[], unittest.TestSuite], goals: tuple[float | None, float]) -> Iterator[Figure]:
+def _reference(
+    name: str, tests: Callable[[], unittest.TestSuite], jobs: int, goals: tuple[float | None, float]
+) -> Iterator[Figure]:
     outcomes = _outcomes(tests())
     count = len(outcomes)
     least = in_turns(
         5,
         {
             "in sequence": lambda: seconds(lambda: run_quietly(tests())),
-            f"jobs={JOBS}": lambda: seconds(lambda: run_quietly(ConcurrentSuite(tests(), jobs=JOBS))),
+            f"jobs={jobs}": lambda: seconds(lambda: run_quietly(ConcurrentSuite(tests(), jobs=jobs))),
             "empty": lambda: seconds(lambda: run_quietly(unittest.TestSuite(EmptyTest("test_nothing") for _ in range(count)))),
         },
     )
-    for how, goal in zip(("in sequence", f"jobs={JOBS}"), goals, strict=True):
+    for how, goal in zip(("in sequence", f"jobs={jobs}"), goals, strict=True):
         yield Figure(
             f"{name}{count} rules, {how}",
             least[how],
@@ -109,32 +116,45 @@ def selftest() -> Iterator[Figure]:
 
 def valkey() -> Iterator[Figure]:
     """A real server over TCP: the waits of its rules should overlap."""
+    yield from _overlapping("valkey", "kv_store", JOBS, 1)
+
+
+def nats() -> Iterator[Figure]:
+    """The same, where rules wait for redeliveries and delays."""
+    for contract in ("producer", "consumer", "delayed_messaging"):
+        yield from _overlapping("nats_jetstream", contract, 32, 2)
+
+
+def _overlapping(backend: str, contract: str, jobs: int, more: float) -> Iterator[Figure]:
+    """A suite on a real server, against its longest rule; the goal is 1.5 times that and some seconds *more*."""
     from examples import servers
+    from examples.__main__ import suites_of
 
     try:
-        servers.valkey()
-        from examples.valkey.test_kv_store import TestValkeyKVStore as Suite
+        [suite] = suites_of(import_module(f"examples.{backend}.test_{contract}"))
+        suite.setUpClass()
     except (servers.Missing, ImportError) as error:
         raise unittest.SkipTest(str(error)) from error
 
     # The longest rule when it has the machine to itself: among others it takes longer, and would excuse them.
-    outcomes = _outcomes(_tests(Suite))
+    outcomes = _outcomes(_tests(suite))
     alone = max(outcomes, key=lambda each: each.seconds, default=None)
     if alone is None:
         raise unittest.SkipTest("no rule ran")
 
-    least = in_turns(3, {"at once": lambda: seconds(lambda: run_quietly(ConcurrentSuite(_tests(Suite), jobs=JOBS)))})
+    name = f"{backend} {contract}: {len(outcomes)} rules"
+    least = in_turns(3, {"at once": lambda: seconds(lambda: run_quietly(ConcurrentSuite(_tests(suite), jobs=jobs)))})
     yield Figure(
-        f"{len(outcomes)} rules of Valkey, jobs={JOBS}",
+        f"{name}, jobs={jobs}",
         least["at once"],
         "s",
         f"its longest rule, {alone.rule}",
         alone.seconds,
-        at_most=1.5 * alone.seconds + 1,
+        at_most=1.5 * alone.seconds + more,
         remark=_not_passed(outcomes),
     )
     in_sequence = sum(each.seconds for each in outcomes)
-    yield Figure(f"{len(outcomes)} rules of Valkey, in sequence", in_sequence, "s", f"jobs={JOBS}", least["at once"])
+    yield Figure(f"{name}, in sequence", in_sequence, "s", f"jobs={jobs}", least["at once"])
 
 
 def _tests(suite: type[Any]) -> unittest.TestSuite:
