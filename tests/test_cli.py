@@ -210,6 +210,7 @@ class TestReading(CommandLine):
         contracts = json.loads(output)["contracts"]
         self.assertEqual(status, 0)
         names = ["kv_store", "secrets", "object_storage", "cache", "document_database"]
+        names += ["producer", "consumer", "delayed_messaging"]
         self.assertEqual(
             [(each["name"], each["kind"]) for each in contracts],
             [*((each, "contract") for each in names), ("multi_tenancy", "policy")],

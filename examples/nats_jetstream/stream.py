@@ -37,6 +37,9 @@ AGE = 14 * 86_400
 WINDOW = 600
 """Seconds in which a message id is known again."""
 
+CONSUMERS = 10_000
+"""Groups of all topics together; a server that is told no limit sets one of 1000."""
+
 BATCH = 1000
 """Messages that JetStream takes in one atomic batch."""
 
@@ -81,6 +84,7 @@ def create_stream(url: str) -> None:
         "allow_atomic": True,
         "allow_msg_schedules": True,
         "num_replicas": 1,
+        "max_consumers": CONSUMERS,
     }
 
     async def create() -> None:
