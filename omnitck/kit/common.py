@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Protocol, Self
@@ -698,9 +698,7 @@ class CommonRules(Contract):
             async with self._proxy() as proxy:
                 client = await self.connect(address=proxy.address)
                 await self.cells.write(client, self.key(), self.token())
-                proxy.latency = 0.15
-                pause = await self._shortest_pause(client)
-                proxy.latency = 0.0
+                pause = await self._shortest_pause(client, proxy)
                 await self.session.release(client)
         else:
             pause = await self._shortest_pause(await self.connect())
@@ -712,16 +710,23 @@ class CommonRules(Contract):
             hint="a blocking call inside `async def`: use the SDK's async client, or a thread",
         )
 
-    async def _shortest_pause(self, client: Any) -> float:
+    async def _shortest_pause(self, client: Any, proxy: FaultProxy | None = None) -> float:
         """The longest pause of the event loop in the best of five attempts."""
         shortest = float("inf")
         for _ in range(5):
-            shortest = min(shortest, await self._longest_pause(client))
+            names = [self.key() for _ in self.operations()]
+            for name in names:
+                await self.cells.prepare(client, name)
+            if proxy is not None:
+                proxy.latency = 0.15
+            shortest = min(shortest, await self._longest_pause(client, names))
+            if proxy is not None:
+                proxy.latency = 0.0
             if shortest < BLOCKED_SECONDS:
                 break
         return shortest
 
-    async def _longest_pause(self, client: Any) -> float:
+    async def _longest_pause(self, client: Any, names: Sequence[str]) -> float:
         longest = 0.0
 
         async def beat() -> None:
@@ -738,9 +743,6 @@ class CommonRules(Contract):
             await anyio.sleep(0.002 * number)
             return await call()
 
-        names = [self.key() for _ in self.operations()]
-        for name in names:
-            await self.cells.prepare(client, name)
         calls = [self.bound(operation, client, name) for operation, name in zip(self.operations(), names, strict=True)]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(beat)
