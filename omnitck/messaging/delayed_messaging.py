@@ -219,11 +219,13 @@ class DelayedMessagingContract(MessagingRules):
     async def arrivals(self, inbox: Inbox, delay: float, count: int, *, more: bool = True) -> list[Arrival]:
         """*count* messages, the last of which has this *delay* from now, and with *more* what else comes until a unit later.
 
-        How late they are is not the question here: on a busy machine they may take `deliver` longer.
+        How late they are is not the question here: on a busy machine each may take `deliver` longer.
         """
         due = self.now() + self.latest(delay)
         late = 0.0 if self.virtual_time else self.numbers().deliver * self.patience
-        came = await self._until(inbox, due + late, enough=count)
+        came: list[Arrival] = []
+        while len(came) < count and (next := await self._until(inbox, max(due, self.now()) + late, enough=1)):
+            came += next
         if more:
             came += await self._until(inbox, max(self.now(), due) + self.unit())
         return came
@@ -517,15 +519,20 @@ class DelayedMessagingContract(MessagingRules):
     async def test_dly_13_a_cancelled_message_never_comes(self) -> None:
         """After `cancel` has returned True the message is never delivered; others are.
 
-        Catches a row that was loaded before it was deleted.
+        Catches a row that was loaded before it was deleted. Where a busy machine lets most of the delay pass before the call has
+        returned, False may be true: then there is another try, with a longer one.
         """
         publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        unit = self.unit()
-        doomed = await self.schedule(publisher, inbox.topic, b"cancelled", unit)
-        await self.schedule(publisher, inbox.topic, b"kept", unit)
-        await self.wait(unit / 2)
-        self.same(await publisher.cancel(doomed.id), True, given="cancel of a message that is not due yet")
+        for factor in (1, 2, 4, 8):
+            inbox = await self.inbox(publisher, self.key())
+            delay = factor * self.unit()
+            await self.schedule(publisher, inbox.topic, b"kept", delay)
+            doomed = await self.schedule(publisher, inbox.topic, b"cancelled", delay)
+            await self.wait(delay / 2)
+            cancelled = await publisher.cancel(doomed.id)
+            if cancelled is True or self.now() < doomed.called + 0.75 * delay:
+                break
+        self.same(cancelled, True, given="cancel of a message that is not due yet")
         await self._check_each_once(inbox, [b"kept"], "two messages, one of them cancelled")
 
     @rule("DLY-14", "cancel_scheduled", deadline=200)
