@@ -147,7 +147,7 @@ class _Broker:
         self.clock.advance(seconds)
         self.memory.notify()
 
-    async def create_topic(self, topic: str, *, tenant_id: str | None = None) -> None:
+    async def create_topic(self, topic: str, *, tenant_id: str | None = None, client: Any = None) -> None:
         self.memory.create(Cell(tenant_id, topic))
 
     async def get_message_from_topic(self, topic: str, timeout: float, *, tenant_id: str | None = None) -> Any:

@@ -179,7 +179,7 @@ class TopicCells(Cells[Any]):
 
     async def tidy(self, provider: Any, touched: str) -> None:
         if has_hook(type(self.suite), "delete_topic"):
-            await self.suite.ask("delete_topic", touched, tenant_id=self.suite.session.tenant_of(provider))
+            await self.suite.ask("delete_topic", touched, tenant_id=self.suite.session.tenant_of(provider), client=raw(provider))
 
 
 class MessagingRules(CommonRules):
@@ -197,12 +197,15 @@ class MessagingRules(CommonRules):
         """
         raise NotImplementedError
 
-    async def create_topic(self, topic: str, *, tenant_id: str | None = None) -> None:
-        """Make *topic*, where a broker makes none on its own. Optional."""
+    async def create_topic(self, topic: str, *, tenant_id: str | None = None, client: Any = None) -> None:
+        """Make *topic*, where a broker makes none on its own. Optional. *client* is the one that is about to use it."""
         raise NotImplementedError
 
-    async def delete_topic(self, topic: str, *, tenant_id: str | None = None) -> None:
-        """Remove what is left of *topic*; an absent one is fine. Optional: where a broker keeps them for ever."""
+    async def delete_topic(self, topic: str, *, tenant_id: str | None = None, client: Any = None) -> None:
+        """Remove what is left of *topic*; an absent one is fine. Optional: where a broker keeps them for ever.
+
+        *client* is an open one, of this tenant.
+        """
         raise NotImplementedError
 
     async def crash(self, client: Any) -> None:
@@ -255,12 +258,16 @@ class MessagingRules(CommonRules):
         tenant_id = self.session.tenant_of(provider)
         inbox = self.inboxes.get((tenant_id, topic))
         if inbox is None:
-            if has_hook(type(self), "create_topic"):
-                await self.ask("create_topic", topic, tenant_id=tenant_id)
+            await self.need_topic(provider, topic)
             inbox = Inbox(self, topic, tenant_id)
             await self.listen(provider, inbox)
             self.inboxes[tenant_id, topic] = inbox
         return inbox
+
+    async def need_topic(self, provider: Any, topic: str) -> None:
+        """Let *topic* be there, for the tenant of *provider*."""
+        if has_hook(type(self), "create_topic"):
+            await self.ask("create_topic", topic, tenant_id=self.session.tenant_of(provider), client=raw(provider))
 
     async def listen(self, provider: Any, inbox: Inbox) -> None:
         """Let *inbox* get what arrives."""

@@ -262,8 +262,7 @@ class ConsumerContract(MessagingRules):
 
     async def consume(self, consumer: Any, topic: str, act: Any = None, **options: Any) -> Worker:
         """A worker that is subscribed to *topic*."""
-        if has_hook(type(self), "create_topic"):
-            await self.ask("create_topic", topic, tenant_id=self.session.tenant_of(consumer))
+        await self.need_topic(consumer, topic)
         worker = Worker(self, act)
         worker.subscription = await consumer.subscribe(topic, worker, **options)
         return worker
