@@ -63,6 +63,7 @@ VARIABLES = {
     servers.valkey: "OMNITCK_REDIS_URL",
     servers.postgresql: "OMNITCK_POSTGRES_URL",
     servers.nats: "OMNITCK_NATS_URL",
+    servers.rabbitmq: "OMNITCK_RABBITMQ_URL",
     servers.moto: "OMNITCK_AWS_URL",
     servers.strict_moto: "OMNITCK_AWS_URL",
     servers.seaweedfs: "OMNITCK_S3_URL",
@@ -94,6 +95,8 @@ class TestStarting(unittest.TestCase):
             hint = 'pip install "omnitck[examples]"'
             if start is servers.memcached:
                 hint = "apt-get install memcached (or your system's package)"
+            if start is servers.rabbitmq:
+                hint = "apt-get install rabbitmq-server (or your system's package)"
             if start is servers.secantusdb:
                 hint = 'pip install "omnitck[secantusdb]"'
             with self.assertRaises(servers.Missing) as caught:

@@ -6,6 +6,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 __all__ = ["Missing", "Server", "split_url"]
 
 DEFAULT_PORTS = {
+    "amqp": 5672,
     "http": 80,
     "https": 443,
     "memcached": 11211,

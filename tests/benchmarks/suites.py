@@ -16,7 +16,7 @@ from omnitck.selftest import REFERENCES, reference_suite
 from omnitck.shared.models import ObjectLimits
 from tests.benchmarks.measure import Figure, child, in_turns, run_quietly, seconds
 
-__all__ = ["nats", "reference", "selftest", "streaming", "valkey"]
+__all__ = ["nats", "rabbitmq", "reference", "selftest", "streaming", "valkey"]
 
 JOBS = 16
 GROUPS = (
@@ -123,6 +123,12 @@ def nats() -> Iterator[Figure]:
     """The same, where rules wait for redeliveries and delays."""
     for contract in ("producer", "consumer", "delayed_messaging"):
         yield from _overlapping("nats_jetstream", contract, 32, 2)
+
+
+def rabbitmq() -> Iterator[Figure]:
+    """The same, on a broker that needs more of the processor."""
+    for contract in ("producer", "consumer", "delayed_messaging"):
+        yield from _overlapping("rabbitmq", contract, 32, 2)
 
 
 def _overlapping(backend: str, contract: str, jobs: int, more: float) -> Iterator[Figure]:

@@ -1,0 +1,34 @@
+"""Certifies the adapter of RabbitMQ as a producer."""
+
+from typing import Any
+from unittest import IsolatedAsyncioTestCase
+
+from examples import servers
+from omnitck.kit.contract import known_capabilities
+from omnitck.messaging.producer import ProducerContract
+from omnitck.policies.multi_tenancy import MultiTenancyPolicy
+
+with servers.installed():
+    from examples.rabbitmq.messaging import RabbitMQMessaging, make_messaging
+
+
+class TestRabbitMQProducer(servers.OnServer, ProducerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
+    start = servers.rabbitmq
+    capabilities = RabbitMQMessaging.capabilities & known_capabilities(ProducerContract)
+
+    async def make_provider(
+        self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
+    ) -> RabbitMQMessaging:
+        return await make_messaging(tenant_id=tenant_id, address=address)
+
+    async def unreachable_provider(self) -> RabbitMQMessaging:
+        return await make_messaging(address=("127.0.0.1", 1))
+
+    async def crash(self, client: RabbitMQMessaging) -> None:
+        await client.abandon()
+
+    async def create_topic(self, topic: str, *, tenant_id: str | None = None, client: Any = None) -> None:
+        """Nothing: a subscription makes its topic."""
+
+    async def delete_topic(self, topic: str, *, tenant_id: str | None = None, client: Any = None) -> None:
+        await client.delete_topic(topic)
