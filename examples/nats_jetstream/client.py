@@ -5,6 +5,7 @@ from functools import partial
 
 import nats.errors
 from nats.aio.client import Client as NATSConnection
+from nats.protocol.parser import AUTHORIZATION_VIOLATION
 
 from examples.client import Client
 
@@ -55,8 +56,10 @@ class NATSClient(Client):
                     error_cb=_ignore,  # nats-py would log it; the request that it concerns fails anyway
                     closed_cb=partial(self._ended, connection),
                 )
-            except BaseException:
+            except BaseException as error:
                 await connection.close()
+                if AUTHORIZATION_VIOLATION in str(error).lower():  # for which nats-py has a class, and does not raise it here
+                    raise nats.errors.AuthorizationError from error
                 raise
             self._connection = connection
             return connection
