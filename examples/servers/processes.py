@@ -12,11 +12,12 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 
-__all__ = ["Check", "Process", "answers", "free_ports", "launch", "logged"]
+__all__ = ["Check", "Process", "answers", "free_ports", "launch", "launched", "logged"]
 
 STARTING = 20.0
 """Seconds that a server may take to be ready; a busy machine takes a few, an idle one mostly less than one."""
@@ -44,6 +45,10 @@ rm -rf -- "$@"
 """
 
 
+launched: dict[int, "Process"] = {}
+"""The servers of this process, by their first port."""
+
+
 class PortTakenError(RuntimeError):
     """Somebody else listens on the port that was free a moment ago."""
 
@@ -64,6 +69,8 @@ class Process:
         self._end = end
         self._owner = os.getpid()
         self._server: subprocess.Popen[bytes] | None = None
+        self._start: Callable[[], subprocess.Popen[bytes]] | None = None
+        self._wait: Callable[[], None] | None = None
         # Before anything runs in the folder: what prepares it may take a while too.
         self._watchdog = subprocess.Popen(
             ["/bin/sh", "-c", WATCHDOG, "-", str(int(end)), self.folder, *litter],
@@ -73,6 +80,7 @@ class Process:
             start_new_session=True,
         )
         atexit.register(self.stop)
+        launched[self.ports[0]] = self
 
     @property
     def pid(self) -> int:
@@ -92,11 +100,13 @@ class Process:
 
     def start(self, command: Sequence[str | Path], user: tuple[int, int] | None, environment: Mapping[str, str]) -> None:
         """Start the server itself."""
-        self._server = self._spawn(command, user, environment)
+        self._start = partial(self._spawn, command, user, environment)
+        self._server = self._start()
 
     def wait(self, ready: "Check", starting: float = STARTING) -> None:
         """Return once *ready* says so, within *starting* seconds."""
         assert self._server is not None
+        self._wait = partial(self.wait, ready, starting)
         end = time.monotonic() + starting
         while time.monotonic() < end:
             if self._server.poll() is not None:
@@ -107,6 +117,25 @@ class Process:
                 return
             time.sleep(0.01)
         raise self._failed(f"{self.name} was not ready within {starting:.0f} s")
+
+    def halt(self) -> None:
+        """End the server, which leaves its folder as it is; `restart` brings it back."""
+        assert self._server is not None
+        self._server.send_signal(self._end)
+        try:
+            self._server.wait(timeout=ENDING)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._server.pid, signal.SIGKILL)
+            self._server.wait()
+
+    def restart(self) -> None:
+        """Start the server that has ended again, on its ports and with what is in its folder; return once it is ready."""
+        assert self._start is not None
+        assert self._wait is not None
+        (self.folder / "log").unlink()  # in which the first start said that it was ready
+        self._server = self._start()
+        self._wait()
 
     def stop(self, keep: bool = False) -> None:
         """End the server and remove what it wrote, unless the log in its folder is still needed."""
@@ -124,13 +153,7 @@ class Process:
             pipe.close()
         self._watchdog.wait()
         if self._server is not None:
-            self._server.send_signal(self._end)
-            try:
-                self._server.wait(timeout=ENDING)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._server.pid, signal.SIGKILL)
-                self._server.wait()
+            self.halt()
         for path in self._litter:
             path.unlink(missing_ok=True)
         if not keep:
