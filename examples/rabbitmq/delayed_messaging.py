@@ -40,7 +40,6 @@ class RabbitMQScheduler(DelayedPublisher, RabbitMQTopics):
 
     def __init__(self, url: str, *, tenant_id: str | None = None) -> None:
         super().__init__(url, tenant_id=tenant_id)
-        self._made: set[str] = set()
         self._making = asyncio.Lock()
 
     async def _send(self, message: Message) -> None:
@@ -54,7 +53,6 @@ class RabbitMQScheduler(DelayedPublisher, RabbitMQTopics):
         async with self._making:
             if message.topic not in self._made:
                 await self._make(message.topic)
-                self._made.add(message.topic)
         await self.send_later(message, delay)
 
 

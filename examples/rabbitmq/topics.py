@@ -43,6 +43,8 @@ class RabbitMQTopics(RabbitMQClient, Consumer):
         super().__init__(url, tenant_id=tenant_id)
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
+        self._made: set[str] = set()
+        """Topics that were there when this client looked last."""
 
     @classmethod
     async def connect(cls, url: str, *, tenant_id: str | None = None) -> Self:
@@ -73,12 +75,15 @@ class RabbitMQTopics(RabbitMQClient, Consumer):
     async def _delete(self, topic: str, groups: Iterable[str]) -> None:
         with telling_losses():
             async with await self.channel() as channel:
+                self._made.discard(topic)
                 for group in groups:
                     await channel.queue_delete(self._queue(topic, group))
 
     async def bind(self, channel: AbstractChannel, topic: str, group: str) -> aio_pika.abc.AbstractQueue:
         """The queue of *group*, made if it is not there."""
-        return await topology.bind_queue(channel, self._queue(topic, group), place(self._tenant, topic))
+        queue = await topology.bind_queue(channel, self._queue(topic, group), place(self._tenant, topic))
+        self._made.add(topic)
+        return queue
 
     def _queue(self, topic: str, group: str) -> str:
         return place(self._tenant, topic, group)
