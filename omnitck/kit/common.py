@@ -462,6 +462,9 @@ class CommonRules(Contract):
             for name, token in expected.items():
                 await self.cells.write(client, name, token)
             names = list(expected)
+            # A message has to be seen by its only reader first: what several share comes to them in no order.
+            for tried, name in zip(await together(partial(self.cells.read, client, name) for name in names), names, strict=True):
+                self.same(tried.result(), expected[name], given="a read before anything was cancelled")
             for operation in (each for each in self.operations() if not each.wide):
                 victim = self.key()
                 await self.cells.prepare(client, victim)
