@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aio_pika
@@ -106,10 +106,36 @@ class RabbitMQClient(Client):
     async def channel(self) -> AbstractChannel:
         """A new channel, on which a publication returns when the broker has confirmed it, and raises if it reaches no queue.
 
-        A request that is cancelled, or refused, closes its channel: those that belong together have one of their own.
+        A request that is cancelled, or refused, closes its channel: those that belong together have one of their own. Opening is
+        not cancelled: aiormq would give the number of a half-open channel to the next, for which the broker ends the connection.
         """
+        opening = self._start(self._open_channel())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._opened_in_vain)
+            raise
+
+    async def _open_channel(self) -> AbstractChannel:
         connection = await self._open()
         return await connection.channel(publisher_confirms=True, on_return_raises=True)
+
+    def _opened_in_vain(self, opening: asyncio.Task[AbstractChannel]) -> None:
+        if not self._closed and not opening.cancelled() and opening.exception() is None:
+            self.let_go(opening.result())
+
+    def let_go(self, channel: AbstractChannel) -> asyncio.Task[None]:
+        """Close *channel*, also if whoever asks for it is cancelled."""
+        return self._start(_close(channel))
+
+    @contextlib.asynccontextmanager
+    async def brief_channel(self) -> AsyncIterator[AbstractChannel]:
+        """A channel for the body alone."""
+        channel = await self.channel()
+        try:
+            yield channel
+        finally:
+            await asyncio.shield(self.let_go(channel))
 
     async def _open(self) -> Connection:
         """The connection, opened anew if it was lost."""
@@ -141,3 +167,8 @@ class RabbitMQClient(Client):
     async def _release(self) -> None:
         if self._connection is not None:
             await self._connection.end()
+
+
+async def _close(channel: AbstractChannel) -> None:
+    with contextlib.suppress(Exception):
+        await channel.close()

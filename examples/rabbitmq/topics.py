@@ -69,12 +69,12 @@ class RabbitMQTopics(RabbitMQClient, Consumer):
 
     async def _make(self, topic: str) -> None:
         with telling_losses():
-            async with await self.channel() as channel:
+            async with self.brief_channel() as channel:
                 await self.bind(channel, topic, DEFAULT_GROUP)
 
     async def _delete(self, topic: str, groups: Iterable[str]) -> None:
         with telling_losses():
-            async with await self.channel() as channel:
+            async with self.brief_channel() as channel:
                 self._made.discard(topic)
                 for group in groups:
                     await channel.queue_delete(self._queue(topic, group))
@@ -191,7 +191,7 @@ class QueueSource(Source):
                     inflow.queue = await self._client.bind(inflow.channel, self._topic, self._group)
                     inflow.tag = await inflow.queue.consume(inflow.put)
                 except BaseException:
-                    await _close(inflow.channel)
+                    self._client.let_go(inflow.channel)
                     raise
             self._inflow = inflow
             return inflow
@@ -262,12 +262,6 @@ class QueueSource(Source):
         if self._inflow is not None:
             with telling_losses():
                 await self._inflow.channel.close()
-
-
-async def _close(channel: AbstractChannel) -> None:
-    """Close a channel whose opening failed, or was cancelled."""
-    with contextlib.suppress(Exception):
-        await channel.close()
 
 
 async def server_url(address: tuple[str, int] | None) -> str:
