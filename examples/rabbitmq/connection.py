@@ -155,15 +155,6 @@ class RabbitMQClient(Client):
             self._connection = connection
             return connection
 
-    def _abort(self) -> None:
-        if self._connection is not None:
-            self._connection.sockets.abort()
-
-    async def abandon(self) -> None:
-        """End as if the process had been killed; what is left of the connection in this process ends too."""
-        await super().abandon()  # type: ignore[misc]
-        await RabbitMQClient._release(self)
-
     async def _release(self) -> None:
         if self._connection is not None:
             await self._connection.end()

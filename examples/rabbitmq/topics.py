@@ -36,11 +36,11 @@ ENVELOPE_BYTES = 100_000
 """Longest envelope: all headers of a message of AMQP have to fit into one frame, of 128 KiB."""
 
 
-class RabbitMQTopics(RabbitMQClient, Consumer):
+class RabbitMQTopics(Consumer, RabbitMQClient):
     """Topics on the broker at *url*."""
 
     def __init__(self, url: str, *, tenant_id: str | None = None) -> None:
-        super().__init__(url, tenant_id=tenant_id)
+        super().__init__(tenant_id, url=url)
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
         self._made: set[str] = set()
@@ -56,6 +56,15 @@ class RabbitMQTopics(RabbitMQClient, Consumer):
             await client.close()
             raise
         return client
+
+    def _abort(self) -> None:
+        if self._connection is not None:
+            self._connection.sockets.abort()
+
+    async def abandon(self) -> None:
+        """End as if the process had been killed; what is left of the connection in this process ends too."""
+        await super().abandon()
+        await self._release()
 
     async def _reach(self) -> None:
         with telling_losses():

@@ -148,6 +148,7 @@ class Process:
             return
 
         atexit.unregister(self.stop)
+        launched.pop(self.ports[0], None)
         self._tell("done")
         with contextlib.suppress(OSError):
             pipe.close()

@@ -121,14 +121,17 @@ def valkey() -> Iterator[Figure]:
 
 def nats() -> Iterator[Figure]:
     """The same, where rules wait for redeliveries and delays."""
-    for contract in ("producer", "consumer", "delayed_messaging"):
-        yield from _overlapping("nats_jetstream", contract, 32, 2)
+    yield from _messaging("nats_jetstream")
 
 
 def rabbitmq() -> Iterator[Figure]:
     """The same, on a broker that needs more of the processor."""
+    yield from _messaging("rabbitmq")
+
+
+def _messaging(backend: str) -> Iterator[Figure]:
     for contract in ("producer", "consumer", "delayed_messaging"):
-        yield from _overlapping("rabbitmq", contract, 32, 2)
+        yield from _overlapping(backend, contract, 32, 2)
 
 
 def _overlapping(backend: str, contract: str, jobs: int, more: float) -> Iterator[Figure]:
