@@ -749,7 +749,7 @@ class CommonRules(Contract):
         calls = [self.bound(operation, client, name) for operation, name in zip(self.operations(), names, strict=True)]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(beat)
-            await together(partial(begin, number, call) for number, call in enumerate(calls))
+            await together(partial(begin, number, call) for number, call in enumerate(calls, 1))
             await anyio.sleep(0.002)
             tasks.cancel_scope.cancel()
         return longest
@@ -843,12 +843,21 @@ def _offers(provider: object, operation: Operation) -> bool:
 
 def _running_time() -> float:
     """Seconds on a clock that stands still while this thread is ready to run and has no processor, if the system tells."""
-    now = time.perf_counter()
+    for _ in range(100):
+        waited = _waiting_time()
+        now = time.perf_counter()
+        if _waiting_time() == waited:  # else the thread was interrupted between the two, and they do not belong together
+            break
+    return now - waited
+
+
+def _waiting_time() -> float:
+    """Seconds in which this thread was ready to run and had no processor; 0 if the system does not tell."""
     try:
         with open("/proc/thread-self/schedstat", "rb", buffering=0) as file:
-            return now - int(file.read().split()[1]) / 1e9
+            return int(file.read().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
-        return now
+        return 0.0
 
 
 def _tasks() -> set[Any]:
