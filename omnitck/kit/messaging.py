@@ -5,7 +5,6 @@ A message is looked for from two ends. Where the provider under test publishes a
 something did *not* come is known once a sentinel did, which was published after it, and `settle` has passed.
 """
 
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from omnitck.kit.common import ANSWER_SECONDS, CommonRules
 from omnitck.kit.concurrency import Call, attempt
 from omnitck.kit.contract import Plain, has_hook
 from omnitck.kit.history.queues import Delivery, Fate, Order, Publication, judge
-from omnitck.kit.session import HookError, accepted, raw
+from omnitck.kit.session import HookError, parameters, raw
 from omnitck.kit.text import describe, describe_error
 from omnitck.shared.exceptions import UnavailableError
 from omnitck.shared.models import ConsumedMessage, MessageLimits, ProcessingOutcome
@@ -249,8 +248,8 @@ class MessagingRules(CommonRules):
             )
         method = getattr(self, hook)
         given = {"namespace": self.namespace, **{name: value for name, value in keywords.items() if value is not None}}
-        parameters = inspect.signature(method).parameters
-        given = {name: value for name, value in accepted(method, given).items() if name in parameters}
+        names, _ = parameters(method)
+        given = {name: value for name, value in given.items() if name in names}
         return await self.session.hook(hook, method(*arguments, **given))
 
     async def inbox(self, provider: Any, topic: str) -> Inbox:

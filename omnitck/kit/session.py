@@ -14,6 +14,7 @@ Theory of operation, each point learnt from a failure:
 """
 
 import asyncio
+import functools
 import inspect
 import os
 import sys
@@ -415,12 +416,20 @@ def _hook_error(hook: str, error: BaseException) -> HookError:
 def accepted(function: Callable[..., object], config: dict[str, Any]) -> dict[str, Any]:
     """Of *config*, what *function* takes: the kit's own extras are offered, the rest is required."""
     extras = {"namespace"}
-    parameters = inspect.signature(function).parameters.values()
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return config
+    names, takes_any = parameters(function)
+    return config if takes_any else {key: value for key, value in config.items() if key in names or key not in extras}
 
-    names = {each.name for each in parameters}
-    return {key: value for key, value in config.items() if key in names or key not in extras}
+
+def parameters(function: Callable[..., object]) -> tuple[frozenset[str], bool]:
+    """The names of what *function* takes, and whether it takes any other name too."""
+    return _parameters(getattr(function, "__func__", function))
+
+
+@functools.lru_cache(maxsize=256)
+def _parameters(function: Callable[..., object]) -> tuple[frozenset[str], bool]:
+    """Remembered: to read a signature costs more than most hooks do."""
+    found = inspect.signature(function).parameters.values()
+    return frozenset(each.name for each in found), any(each.kind is each.VAR_KEYWORD for each in found)
 
 
 class _Client:

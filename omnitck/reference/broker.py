@@ -7,6 +7,7 @@ long as it lives and `redeliver` seconds longer.
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,15 +44,21 @@ class Queue:
 
     def take(self, now: float, *, ordered: bool) -> Entry | None:
         """The first message that may be delivered *now*; with *ordered*, none whose key has an earlier one."""
-        self.entries = [each for each in self.entries if each.holder is not None or each.expires > now]
         before: set[str] = set()
+        expired: list[Entry] = []
+        first = None
         for each in self.entries:
             key = each.message.key
-            if each.holder is None and each.due <= now and not (ordered and key in before):
-                return each
-            if key is not None:
+            if each.holder is None and each.expires <= now:
+                expired.append(each)
+            elif each.holder is None and each.due <= now and not (ordered and key in before):
+                first = each
+                break
+            elif key is not None:
                 before.add(key)
-        return None
+        for each in expired:
+            self.entries.remove(each)
+        return first
 
     def next_due(self) -> float:
         """When the next message may be delivered that may not be yet."""
@@ -64,7 +71,7 @@ class MemoryBroker(MemoryServer):
 
     limits: Limits = field(
         default_factory=lambda: DelayLimits(
-            deliver=0.05, redeliver=1.0, max_delay=31_536_000.0, delay_resolution=0.001, delay_lateness=0.01
+            batch_size=100, deliver=0.05, redeliver=1.0, max_delay=31_536_000.0, delay_resolution=0.001, delay_lateness=0.01
         )
     )
     creates_topics: bool = True
@@ -135,14 +142,16 @@ class MemoryBroker(MemoryServer):
                     entry.holder = holder
                     entry.attempts += 1
                     return entry
+                if within <= 0:
+                    return None
                 with anyio.move_on_after(max(min(due, queue.next_due()) - self.clock.now(), 0.001)):
                     await self.changed.wait()
         return None
 
     def finish(self, cell: Cell, group: str, entry: Entry) -> None:
         """Forget *entry*, which is done."""
-        queue = self.queue(cell, group)
-        queue.entries = [each for each in queue.entries if each is not entry]
+        with suppress(ValueError):  # its topic may have gone meanwhile
+            self.queue(cell, group).entries.remove(entry)
         self.notify()
 
     def give_back(self, entry: Entry, *, after: float = 0.0) -> None:
