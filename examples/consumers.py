@@ -196,8 +196,8 @@ class Subscription:
             await self._tell(self._source.done(delivery), "acknowledge")
         elif outcome is ProcessingOutcome.RETRY and delivery.attempt < most:
             await self._tell(self._source.again(delivery, self._wishes.retry_delay), "ask again for")
-        else:
-            await self._tell(self._give_up(delivery), "give up")
+        elif not await self._tell(self._give_up(delivery), "give up"):
+            await self._tell(self._source.again(delivery, PAUSE), "ask again for")
 
     async def _give_up(self, delivery: Delivery) -> None:
         topic = self._wishes.dead_letter_topic
@@ -207,13 +207,15 @@ class Subscription:
             await self._client.bury(topic, delivery.message)
         await self._source.done(delivery)
 
-    async def _tell(self, request: Awaitable[None], what: str) -> None:
-        """Tell the broker something; if that fails the message comes again, which is what at-least-once means."""
+    async def _tell(self, request: Awaitable[None], what: str) -> bool:
+        """Whether the broker could be told something; if not the message comes again, which is what at-least-once means."""
         try:
             async with asyncio.timeout(self._client.patience):
                 await request
         except Exception as error:
             self._note(what, error)
+            return False
+        return True
 
     def _note(self, what: str, error: Exception) -> None:
         """An outage is ordinary, and the loop goes on; anything else is a mistake that somebody should see."""

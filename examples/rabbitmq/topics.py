@@ -13,7 +13,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from typing import Any, Self
 
 import aio_pika
@@ -228,11 +228,19 @@ class QueueSource(Source):
             await delivery.receipt.ack()
 
     async def again(self, delivery: Delivery, delay: float) -> None:
-        if delay > 0:
-            await self._move(delivery, self._try_later(delivery, delay))
-            return
         with telling_losses():
-            await delivery.receipt.nack(requeue=True)
+            if delay <= 0:
+                await delivery.receipt.nack(requeue=True)
+                return
+
+            _ = delivery.receipt.channel  # one that is lost has given the message back already
+        try:
+            await self._try_later(delivery, delay)
+        except BaseException:  # then it comes again at once
+            with contextlib.suppress(Exception):
+                await delivery.receipt.nack(requeue=True)
+            raise
+        await self.done(delivery)
 
     async def _try_later(self, delivery: Delivery, delay: float) -> None:
         if not self._retries and self._inflow is not None and self._inflow.queue is not None:
@@ -240,20 +248,6 @@ class QueueSource(Source):
                 await topology.bind_retries(self._inflow.queue)
             self._retries = True
         await self._client.send_later(delivery.message, delay, group=self._group, tried=delivery.attempt)
-
-    async def bury(self, delivery: Delivery, topic: str) -> bool:
-        await self._move(delivery, self._client.bury(topic, delivery.message))
-        return True
-
-    async def _move(self, delivery: Delivery, publication: Coroutine[Any, Any, None]) -> None:
-        """End the message once it is elsewhere. If it cannot be published there it comes again."""
-        try:
-            await publication
-        except BaseException:
-            with contextlib.suppress(Exception):
-                await delivery.receipt.nack(requeue=True)
-            raise
-        await self.done(delivery)
 
     def hurry(self) -> None:
         self._stopping = True
