@@ -336,8 +336,8 @@ def _problems(defect: Defect, outcomes: dict[str, Outcome]) -> Iterator[str]:
     failed = {id for id, each in outcomes.items() if each.outcome is Status.FAILED}
     if missed := sorted(defect.rules - failed):
         yield f"passed {', '.join(missed)}"
-    if extra := sorted(failed - defect.rules):
-        yield f"also failed {', '.join(extra)}"
+    for id in sorted(failed - defect.rules):
+        yield f"also failed {id}: {outcomes[id].message}"  # in full: such a thing may not come again
     for id, outcome in outcomes.items():
         if outcome.outcome is Status.ERROR:
             yield f"ended {id} with an error: {outcome.message}"
