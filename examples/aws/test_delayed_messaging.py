@@ -12,6 +12,7 @@ with servers.installed():
 
 class TestSQSScheduler(servers.OnServer, DelayedMessagingContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.moto
+    patience = 4.0  # moto answers one request at a time, in Python: with 16 rules at once each has a small part of it
     capabilities = SQSScheduler.capabilities
 
     async def make_provider(

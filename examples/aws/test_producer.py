@@ -13,6 +13,7 @@ with servers.installed():
 
 class TestSQSProducer(servers.OnServer, ProducerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.moto
+    patience = 4.0  # moto answers one request at a time, in Python: with 16 rules at once each has a small part of it
     capabilities = SQSMessaging.capabilities & known_capabilities(ProducerContract)
 
     async def make_provider(
