@@ -124,7 +124,7 @@ class SQSMessaging(Consumer, AWSClient):
     )
 
     def __init__(self, client: Any, stack: Any, sockets: Sockets, *, tenant_id: str | None = None) -> None:
-        super().__init__(tenant_id, client=client, stack=stack)
+        super().__init__(tenant_id, client=client, stack=stack, patience=8)  # seconds: moto does one request at a time
         self._sockets = sockets
         self._urls: dict[str, str] = {}
         self._sources: weakref.WeakSet[_Queue] = weakref.WeakSet()

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 __all__ = ["Brokers", "end", "sever"]
 
-REQUEST = 2000
+REQUEST = 5000
 """Milliseconds that a broker may take to answer; as long a message may wait for its batch to be accepted."""
 
 JOINING = 10_000
