@@ -65,7 +65,7 @@ def line(figure: Figure) -> str:
     verdict = {True: "met", False: "MISSED", None: ""}[figure.met]
     words = "  ".join(each for each in (figure.goal, verdict, figure.remark) if each)
     return (
-        f"  {figure.name:47} {number(figure.measured):>7} {figure.unit:4}   {figure.against:32} "
+        f"  {figure.name:52} {number(figure.measured):>7} {figure.unit:4}   {figure.against:32} "
         f"{number(figure.reference):>7} {figure.unit:4}  {figure.ratio:6.2f}   {words}"
     ).rstrip()
 
