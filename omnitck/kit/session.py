@@ -166,6 +166,8 @@ class Session:
         self._tasks: anyio.abc.TaskGroup
         self._scope = anyio.CancelScope()
         self._crash: BaseException | None = None
+        self._waited = ""
+        """Where the rule stood when its time was over, if it could be interrupted there."""
 
     def fresh(self, suffix: str) -> str:
         """A name that is new in this rule."""
@@ -184,7 +186,7 @@ class Session:
                 if anyio.current_time() >= self._scope.deadline and not isinstance(error, HookError):
                     error = Violation(
                         expected=f"a verdict within {deadline:g} s",
-                        observed=f"none: {self.journal.pending() or 'the rule did not end'}",
+                        observed=f"none: {self.journal.pending() or 'the rule did not end'}{self._waited}",
                         hint="an operation hangs, swallows cancellation or blocks the event loop",
                     )
                 error = self._crash or error
@@ -206,6 +208,7 @@ class Session:
             raise
         except BaseException as raised:
             if isinstance(raised, anyio.get_cancelled_exc_class()) and being_cancelled():
+                self._waited = _waited(raised)
                 raise
             error = unwrap(raised)
             if not self.violations:
@@ -405,6 +408,15 @@ class Session:
         for secret in self.planted:
             text = text.replace(secret, "***")
         return text
+
+
+def _waited(cancellation: BaseException) -> str:
+    """The innermost place at which a *cancellation* arrived, event loops left out."""
+    place = ""
+    for frame, line in traceback.walk_tb(cancellation.__traceback__):
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("anyio", "asyncio", "trio"):
+            place = f"; it waited in {os.path.basename(frame.f_code.co_filename)} line {line}"
+    return place
 
 
 def _hook_error(hook: str, error: BaseException) -> HookError:
