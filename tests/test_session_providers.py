@@ -95,9 +95,17 @@ class TestDeadline(unittest.TestCase):
             await anyio.sleep_forever()
             return Working()
 
-        status, observed, *_ = judge(Working, make_provider=make_provider, deadline=0.05)
-        self.assertEqual(status, "failed")
-        self.assertRegex(observed, r"^none: the rule did not end; it waited in session\.py line \d+$")  # for the provider to open
+        judged = judge(Working, make_provider=make_provider, deadline=0.05)
+        self.assertEqual(judged[:2], ("failed", "none: make_provider() has not ended"))
+
+    def test_a_rule_that_waits_for_what_never_comes(self) -> None:
+        async def wait(self: Any) -> None:
+            await self.connect()
+            await anyio.sleep_forever()
+
+        line = wait.__code__.co_firstlineno + 2
+        judged = judge(Working, body=wait, deadline=0.05)
+        self.assertEqual(judged.observed, f"none: the rule did not end; it waited in test_session_providers.py line {line}")
 
     def test_patience_prolongs_it(self) -> None:
         async def hang(self: Any) -> None:

@@ -186,7 +186,7 @@ class Session:
                 if anyio.current_time() >= self._scope.deadline and not isinstance(error, HookError):
                     error = Violation(
                         expected=f"a verdict within {deadline:g} s",
-                        observed=f"none: {self.journal.pending() or 'the rule did not end'}{self._waited}",
+                        observed=f"none: {self._unended()}",
                         hint="an operation hangs, swallows cancellation or blocks the event loop",
                     )
                 error = self._crash or error
@@ -200,6 +200,10 @@ class Session:
         if error is None:
             error = closing or await self._audit()
         return error
+
+    def _unended(self) -> str:
+        opening = next((f"{client.hook}() has not ended" for client in self._clients if not client.ready.is_set()), "")
+        return opening or f"{self.journal.pending() or 'the rule did not end'}{self._waited}"
 
     async def _attempt(self, body: Callable[..., Awaitable[None]]) -> BaseException | None:
         try:
