@@ -172,6 +172,18 @@ class TopicCells(Cells[Any]):
     async def read(self, provider: Any, name: str) -> str | None:
         return await (await self.suite.inbox(provider, name)).look(provider)
 
+    async def alias(self, provider: Any, name: str, token: str) -> str | None:
+        headers = {"h": token}
+        inbox = await self.suite.inbox(provider, name)
+        await self.suite.send(provider, name, token.encode(), None, headers)
+        inbox.written.append(token)
+        headers["h"] = "changed by the caller"
+        message = await inbox.one("a message with a header")
+        inbox.shown = token
+        return (
+            None if message.headers == {"h": token} else "headers given to publish were changed by their caller, and arrived so"
+        )
+
     async def erase(self, provider: Any, name: str) -> None:
         await self.read(provider, name)
         (await self.suite.inbox(provider, name)).shown = None

@@ -114,18 +114,6 @@ class DelayedCells(TopicCells):
         ),
     )
 
-    async def alias(self, provider: Any, name: str, token: str) -> str | None:
-        headers = {"h": token}
-        inbox = await self.suite.inbox(provider, name)
-        await provider.publish(name, token.encode(), None, headers)
-        inbox.written.append(token)
-        headers["h"] = "changed by the caller"
-        message = await inbox.one("a message with a header")
-        inbox.shown = token
-        return (
-            None if message.headers == {"h": token} else "headers given to publish were changed by their caller, and arrived so"
-        )
-
     async def handles(self, provider: Any, name: str) -> list[str]:
         self.waiting.append(await provider.publish(name, b"later", delay_seconds=600.0))
         return list(self.waiting)

@@ -152,18 +152,6 @@ class ProducerCells(TopicCells):
         ),
     )
 
-    async def alias(self, provider: Any, name: str, token: str) -> str | None:
-        headers = {"h": token}
-        inbox = await self.suite.inbox(provider, name)
-        await provider.publish(name, token.encode(), None, headers)
-        inbox.written.append(token)
-        headers["h"] = "changed by the caller"
-        message = await inbox.one("a message with a header")
-        inbox.shown = token
-        return (
-            None if message.headers == {"h": token} else "headers given to publish were changed by their caller, and arrived so"
-        )
-
 
 async def _commit(provider: Any, name: str, token: str) -> None:
     async with provider.transaction() as transaction:
