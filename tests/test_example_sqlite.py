@@ -22,6 +22,7 @@ from omnitck.shared.models import Put
 with servers.installed("sqlite"):
     from examples.sqlite.document_database import SQLiteDocumentDatabase
     from examples.sqlite.kv_store import SQLiteKVStore
+    from examples.sqlite.messaging import SQLiteMessaging
 
 ADAPTERS = (SQLiteDocumentDatabase, SQLiteKVStore)
 HELD = {"_id": "a", "n": 1}
@@ -153,6 +154,48 @@ class TestFiles(Files):
         self.assertEqual(await self.held(), [HELD])
 
 
+class TestTurns(Files):
+    async def write_by_turns(self, *clients: Any) -> None:
+        """All of *clients* at once, over and over; none of them ever waits for the lock of the file, or it would fail."""
+        for client in clients:
+            await client._connection.execute_fetchall("PRAGMA busy_timeout = 0")
+
+        async def write(client: Any) -> None:
+            for _ in range(50):
+                await client.write()
+
+        await asyncio.gather(*map(write, clients))
+
+    async def test_the_writers_of_a_process_do_not_meet_at_the_lock(self) -> None:
+        """For who does may find it taken again each time that SQLite looks."""
+
+        class Store(SQLiteKVStore):
+            async def write(self) -> None:
+                await self.increment("number")
+
+        class Database(SQLiteDocumentDatabase):
+            async def write(self) -> None:
+                await self.update_one("things", {"_id": "a"}, {"$inc": {"n": 1}})
+
+        class Queues(SQLiteMessaging):
+            async def write(self) -> None:
+                await self.publish("topic", b"payload")
+
+        await self.fill()
+        async with contextlib.AsyncExitStack() as stack:
+            adapters = 4 * (Store, Database, Queues)
+            await self.write_by_turns(*[await stack.enter_async_context(await each.connect(self.path)) for each in adapters])
+        async with await SQLiteKVStore.connect(self.path) as store:
+            self.assertEqual(await store.get("number"), "201")
+        self.assertEqual(await self.held(), [{"_id": "a", "n": 201}])
+
+    async def test_another_name_of_the_file_has_the_same_turn(self) -> None:
+        link = self.path.with_name("link.sqlite")
+        link.symlink_to(self.path)
+        async with await SQLiteKVStore.connect(self.path) as first, await SQLiteKVStore.connect(link) as second:
+            self.assertIs(first._connection._turn, second._connection._turn)
+
+
 class TestFullDisk(Files):
     async def check_full(self, database: SQLiteDocumentDatabase, store: SQLiteKVStore) -> None:
         await self.refused(
@@ -255,6 +298,7 @@ class TestThreads(unittest.TestCase):
             self.assertFalse(closing.is_alive())
             with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=5)) as next:
                 next.execute("BEGIN IMMEDIATE")
+            self.assertFalse(client._connection._turn.locked())
         self.assertEqual(self.failures, [])
 
     def test_opening_what_is_no_database_leaves_none(self) -> None:

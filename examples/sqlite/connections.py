@@ -1,17 +1,20 @@
 """What the adapters of SQLite share: opening a file, one statement or several as one step, and this process's own folder.
 
-A client has one connection, whose statements run in a thread of their own, one after another.
+A client has one connection, whose orders run in a thread of their own, one after another. All that writes is a single order, also
+a transaction of several statements: the file is not kept locked while the event loop or the thread waits to be woken.
 """
 
 import asyncio
 import atexit
 import contextlib
 import functools
+import os
 import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -21,7 +24,7 @@ from examples import arguments
 from examples.client import TIDYING, Client
 from omnitck.shared.exceptions import PermissionDeniedError, UnavailableError
 
-__all__ = ["LOCK_WAIT", "Row", "SQLiteClient", "folder", "open_file"]
+__all__ = ["LOCK_WAIT", "Connection", "Row", "SQLiteClient", "folder", "open_file"]
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -33,18 +36,17 @@ DENIED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 
 
 class SQLiteClient(Client):
-    """Base of the adapters: a connection to one file, and whose turn it is on it."""
+    """Base of the adapters: a connection to one file, and the operations on it."""
 
     schema: ClassVar[Sequence[str]]
     """The statements that create tables and indexes where they are missing."""
 
     _unavailable = (OSError, TimeoutError, sqlite3.Error, ValueError)  # aiosqlite: ValueError on a closed connection
 
-    def __init__(self, connection: aiosqlite.Connection, tenant_id: str | None = None) -> None:
+    def __init__(self, connection: "Connection", tenant_id: str | None = None) -> None:
         super().__init__(patience=2 * LOCK_WAIT)
         self._connection = connection
         self._tenant = arguments.encode_tenant(tenant_id)
-        self._turn = asyncio.Lock()
 
     @classmethod
     async def connect(cls, path: str | Path, *, tenant_id: str | None = None) -> Self:
@@ -56,46 +58,87 @@ class SQLiteClient(Client):
         connection = await open_file(path, *cls.schema)
         return cls(connection, tenant_id)
 
-    async def _query(self, sql: str, **parameters: object) -> list[Row]:
+    async def _read(self, sql: str, **parameters: object) -> list[Row]:
+        """One statement that changes nothing, as an operation; it waits for no writer."""
+        return await self._connection.order(lambda: self._execute(sql, **parameters))
+
+    async def _write(self, sql: str, **parameters: object) -> list[Row]:
         """One statement as an operation: atomic, and whole in the worker thread even if it is cancelled meanwhile."""
-        async with self._turn:  # else it would join the transaction of another task, the connection being the same
-            return await self._execute(sql, **parameters)
+        return await self._connection.order_in_turn(lambda: self._execute(sql, **parameters))
 
-    async def _transaction(self, work: Callable[[], Awaitable[T]]) -> T:
-        """*work* as an operation: all of it or nothing."""
-        async with self._turn:
-            try:
-                await self._execute("BEGIN IMMEDIATE")  # takes the write lock now: what is read cannot change until COMMIT
-                result = await work()
-                await self._execute("COMMIT")
-            except BaseException:
-                # Also when cancelled. The worker takes its orders in turn, so this one is carried out whatever becomes
-                # of the await; after COMMIT, or without BEGIN, it does nothing.
-                await self._connection.rollback()
-                raise
-        return result
+    async def _transaction(self, work: Callable[[], T]) -> T:
+        """What *work* returns, which executes its statements in the worker thread, as an operation: all of it or nothing."""
 
-    async def _execute(self, sql: str, **parameters: object) -> list[Row]:
+        def whole() -> T:
+            with self._connection.undone_if_it_fails():
+                self._execute("BEGIN IMMEDIATE")  # takes the write lock now: what is read cannot change until COMMIT
+                result = work()
+                self._execute("COMMIT")
+            return result
+
+        return await self._connection.order_in_turn(whole)
+
+    def _execute(self, sql: str, **parameters: object) -> list[Row]:
+        """One statement of an order, in the worker thread."""
         try:
-            rows = await self._connection.execute_fetchall(sql, {"tenant": self._tenant, **parameters})
+            return self._connection.fetch(sql, {"tenant": self._tenant, **parameters})
         except sqlite3.OperationalError as error:
             if _code(error) in DENIED:
                 raise _refused(sql.split()[0], error) from error
             raise
-        return list(rows)  # type: ignore[arg-type]
 
     async def _release(self) -> None:
         await self._connection.close()
 
 
-class _Connection(aiosqlite.Connection):
+class Connection(aiosqlite.Connection):
     """One whose worker thread carries out all its orders, whatever has become of the event loop that gave them.
 
-    aiosqlite's thread ends when it cannot report to an event loop, because that has ended: in the middle of a transaction, with
-    the file locked and the order to roll back unread.
+    aiosqlite's thread ends when it cannot report to an event loop, because that has ended: the orders that are left stay unread
+    then, the one to close among them.
+
+    Those of one process that write the same file take turns. By itself, SQLite makes a writer that finds the file locked look
+    again every so often, up to ten times a second; among many that write all the time, one may find no gap for seconds. The
+    writers of other processes are still waited for in that way.
     """
 
     stopped: asyncio.Future[None] | None = None
+
+    def __init__(self, path: str | Path) -> None:
+        # None: autocommit.
+        opening = functools.partial(sqlite3.connect, path, timeout=LOCK_WAIT, isolation_level=None)
+        super().__init__(opening, iter_chunk_size=64)
+        self._turn = _turn(path)
+
+    async def order(self, work: Callable[[], T]) -> T:
+        """What *work* returns; it is called in the worker thread, even if this is cancelled meanwhile."""
+        return await self._execute(work)
+
+    async def order_in_turn(self, work: Callable[[], T]) -> T:
+        """`order` of what writes."""
+
+        def in_turn() -> T:
+            if not self._turn.acquire(timeout=LOCK_WAIT):
+                raise TimeoutError(f"another writer has had its turn for {LOCK_WAIT:g} s")
+            try:
+                return work()
+            finally:
+                self._turn.release()
+
+        return await self._execute(in_turn)
+
+    def fetch(self, sql: str, parameters: Mapping[str, object]) -> list[Row]:
+        """All rows of one statement; in the worker thread."""
+        return self._conn.execute(sql, parameters).fetchall()
+
+    @contextlib.contextmanager
+    def undone_if_it_fails(self) -> Iterator[None]:
+        """Roll back the transaction that the body has left open, if any; in the worker thread."""
+        try:
+            yield
+        except BaseException:
+            self._conn.rollback()
+            raise
 
     async def _execute(self, fn: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
         """Let the thread call *fn*; its result."""
@@ -127,16 +170,19 @@ class _Connection(aiosqlite.Connection):
         return self.stopped
 
 
-async def open_file(path: str | Path, *statements: str) -> aiosqlite.Connection:
+async def open_file(path: str | Path, *statements: str) -> Connection:
     """A connection in autocommit mode, on which *statements* have been executed."""
-    # None: autocommit.
-    connection = _Connection(functools.partial(sqlite3.connect, path, timeout=LOCK_WAIT, isolation_level=None), 64)
-    try:
-        await connection
+
+    def prepare() -> None:
         # Readers and the writer do not wait for each other, and a power cut costs the last moments at most.
         # The file remembers the first setting, so that mostly nothing changes here.
         for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", *statements):
-            await connection.execute(statement)
+            connection.fetch(statement, {})
+
+    connection = Connection(path)
+    try:
+        await connection
+        await connection.order(prepare)
     except BaseException as error:
         # A thread that ends after its event loop fails when it wants to say so. If this is cancelled, it may have to wait for
         # the lock of the file before it ends.
@@ -157,6 +203,16 @@ def _refused(what: str, error: sqlite3.Error) -> PermissionDeniedError | Unavail
     if _code(error) in DENIED:
         return PermissionDeniedError(f"{what}: the file may not be written")
     return UnavailableError(f"{what}: the file cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})")
+
+
+_turns: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
+_turns_lock = threading.Lock()
+
+
+def _turn(path: str | Path) -> threading.Lock:
+    """Who holds it may write the file; of two names for one file, each has its own, and SQLite's lock decides."""
+    with _turns_lock:
+        return _turns.setdefault(os.path.realpath(path), threading.Lock())
 
 
 _folders: list[Path] = []

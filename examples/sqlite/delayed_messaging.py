@@ -34,7 +34,7 @@ class SQLiteScheduler(DelayedPublisher, SQLiteQueues):
         await self._insert([message], delay=delay)
 
     async def _cancel(self, id: str) -> bool:
-        return bool(await self._query(CANCEL, id=id))
+        return bool(await self._write(CANCEL, id=id))
 
 
 async def make_scheduler(*, tenant_id: str | None = None, **config: object) -> SQLiteScheduler:

@@ -13,9 +13,7 @@ connection of its own: other clients, and the operations outside of the block, r
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar
-
-import aiosqlite
+from typing import Any, ClassVar, TypeVar
 
 from examples.documents import (
     RANGES,
@@ -32,11 +30,13 @@ from examples.documents import (
     scalar,
     stale,
 )
-from examples.sqlite.connections import Row, SQLiteClient, folder, open_file
+from examples.sqlite.connections import Connection, Row, SQLiteClient, folder, open_file
 from omnitck.shared.exceptions import InvalidArgumentError, UnavailableError, UnsupportedError
 from omnitck.shared.models import DocumentLimits
 
 __all__ = ["SQLiteDocumentDatabase", "make_database"]
+
+T = TypeVar("T")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -81,7 +81,7 @@ class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
 
     _dialect: ClassVar = Dialect(capabilities, limits)
 
-    def __init__(self, connection: aiosqlite.Connection, tenant_id: str | None = None) -> None:
+    def __init__(self, connection: Connection, tenant_id: str | None = None) -> None:
         super().__init__(connection, tenant_id)
         self._inside: set[SQLiteDocumentDatabase] = set()
 
@@ -106,7 +106,7 @@ class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
         sql = f"SELECT rev, body FROM documents WHERE {where} ORDER BY {order} LIMIT :limit OFFSET :offset"
         found = await self._call(
             f"find_many in {collection!r}",
-            self._query(sql, collection=collection, sort=field, limit=rows, offset=skipped, **parameters),
+            self._read(sql, collection=collection, sort=field, limit=rows, offset=skipped, **parameters),
         )
         return [self._dialect.shown(load(body), rev, fields) for rev, body in found]
 
@@ -117,7 +117,7 @@ class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
         sql = f"SELECT rev, body, id FROM documents WHERE {where} AND id > :after ORDER BY id LIMIT {size}"
         while True:
             page = await self._call(
-                f"find_iter in {collection!r}", self._query(sql, collection=collection, after=after, **parameters)
+                f"find_iter in {collection!r}", self._read(sql, collection=collection, after=after, **parameters)
             )
             for rev, body, _ in page:
                 yield self._dialect.shown(load(body), rev)
@@ -133,9 +133,9 @@ class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
         for start in range(0, len(stored), self.limits.batch_size):
             chunk = stored[start : start + self.limits.batch_size]
 
-            async def work(chunk: list[Document] = chunk) -> list[str]:
+            def work(chunk: list[Document] = chunk) -> list[str]:
                 rows = [_row(each) for each in chunk]
-                return [row["id"] for row in rows if not await self._execute(INSERT, collection=collection, **row)]
+                return [row["id"] for row in rows if not self._execute(INSERT, collection=collection, **row)]
 
             taken += await self._call(f"insert_many {[each['_id'] for each in chunk]!r}", self._transaction(work))
         return all_stored(stored, taken)
@@ -144,7 +144,7 @@ class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
         """Remove every document that matches; how many there were."""
         collection, (where, parameters) = self._dialect.collection(collection), _where(self._dialect.filter(filter))
         sql = f"DELETE FROM documents WHERE {where} RETURNING NULL"
-        return len(await self._call(f"delete_many in {collection!r}", self._query(sql, collection=collection, **parameters)))
+        return len(await self._call(f"delete_many in {collection!r}", self._write(sql, collection=collection, **parameters)))
 
     def transaction(self) -> AbstractAsyncContextManager["SQLiteDocumentDatabase"]:
         """A block that has the write lock of the file all the time: it never meets a conflict, and should be short."""
@@ -154,15 +154,15 @@ class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
     async def _transact(self) -> AsyncIterator["SQLiteDocumentDatabase"]:
         inside = await self._call("transaction", self._open_inside())
         try:
-            await inside._call("begin", inside._query("BEGIN IMMEDIATE"))
+            await inside._call("begin", inside.begin())
             yield inside
-            await inside._call("commit", inside._query("COMMIT"))
+            await inside._call("commit", inside._write("COMMIT"))
         finally:
             # Whatever was not committed goes with the connection, which takes its orders in turn.
             if self._inside and inside in self._inside:
                 self._start(self._close_inside(inside))
 
-    async def _open_inside(self) -> "SQLiteDocumentDatabase":
+    async def _open_inside(self) -> "_Inside":
         inside = _Inside(await open_file(await self._path()), None)
         inside._tenant = self._tenant
         self._inside.add(inside)
@@ -173,30 +173,30 @@ class SQLiteDocumentDatabase(SQLiteClient, DocumentClient):
         self._inside.discard(inside)
 
     async def _path(self) -> str:
-        [(path,)] = await self._query("SELECT file FROM pragma_database_list WHERE name = 'main'")
+        [(path,)] = await self._read("SELECT file FROM pragma_database_list WHERE name = 'main'")
         return str(path)
 
     async def _insert(self, what: str, collection: str, document: Document) -> bool:
-        return bool(await self._call(what, self._query(INSERT, collection=collection, **_row(document))))
+        return bool(await self._call(what, self._write(INSERT, collection=collection, **_row(document))))
 
     async def _replace(self, what: str, collection: str, filter: Filter, change: Callable[[Document], Document] | None) -> bool:
-        async def work() -> bool:
-            found = await self._first(collection, filter)
+        def work() -> bool:
+            found = self._first(collection, filter)
             if found is None:
                 return False
             if change is None:
-                await self._execute(f"DELETE FROM documents WHERE {HERE} AND id = :id", collection=collection, id=found["_id"])
+                self._execute(f"DELETE FROM documents WHERE {HERE} AND id = :id", collection=collection, id=found["_id"])
             else:
-                await self._execute(UPDATE, collection=collection, **_row(change(found)))
+                self._execute(UPDATE, collection=collection, **_row(change(found)))
             return True
 
         return await self._call(what, self._transaction(work))
 
-    async def _first(self, collection: str, filter: Filter) -> Document | None:
+    def _first(self, collection: str, filter: Filter) -> Document | None:
         """The first match, within a transaction."""
         where, parameters = _where(filter)
         sql = f"SELECT body FROM documents WHERE {where} ORDER BY id LIMIT 1"
-        rows = await self._execute(sql, collection=collection, **parameters)
+        rows = self._execute(sql, collection=collection, **parameters)
         if not rows and filter.rev is not None:
             raise stale(filter.id)
         return load(rows[0][0]) if rows else None
@@ -214,24 +214,25 @@ class _Inside(SQLiteDocumentDatabase):
     its own.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, tenant_id: str | None = None) -> None:
+    def __init__(self, connection: Connection, tenant_id: str | None = None) -> None:
         super().__init__(connection, tenant_id)
-        self._in_doubt = False
+        self._begun = False
 
-    async def _execute(self, sql: str, **parameters: object) -> list[Row]:
-        if self._in_doubt:
-            await self._connection.execute_fetchall("SELECT 1")  # its turn comes after a statement whose caller has left
-            if not self._connection.in_transaction:
-                raise UnavailableError("the disk failed within the transaction, all of which is undone")
-        try:
-            return await super()._execute(sql, **parameters)
-        except BaseException:
-            self._in_doubt = True
-            raise
+    async def begin(self) -> None:
+        """Take the write lock. This connection's turn ends with that: the lock keeps all others out until the block ends."""
+        await super()._write("BEGIN IMMEDIATE")
+        self._begun = True
 
-    async def _transaction(self, work: Any) -> Any:
-        async with self._turn:
-            return await work()
+    async def _write(self, sql: str, **parameters: object) -> list[Row]:
+        return await self._connection.order(lambda: self._execute(sql, **parameters))
+
+    async def _transaction(self, work: Callable[[], T]) -> T:
+        return await self._connection.order(work)
+
+    def _execute(self, sql: str, **parameters: object) -> list[Row]:
+        if self._begun and not self._connection.in_transaction:
+            raise UnavailableError("the disk failed within the transaction, all of which is undone")
+        return super()._execute(sql, **parameters)
 
     def transaction(self) -> AbstractAsyncContextManager[SQLiteDocumentDatabase]:
         """Refused."""

@@ -66,7 +66,7 @@ class SQLiteKVStore(SQLiteClient):
         """Remove *key*."""
         encoded = arguments.encode_key(key, self.limits)
         sql = "DELETE FROM entries WHERE tenant = :tenant AND key = :key"
-        await self._call(f"delete {key!r}", self._query(sql, key=encoded))
+        await self._call(f"delete {key!r}", self._write(sql, key=encoded))
 
     async def get_bytes(self, key: str) -> bytes | None:
         """The value of *key* as bytes, or None."""
@@ -95,11 +95,11 @@ class SQLiteKVStore(SQLiteClient):
         content = arguments.encode_text(key, value, self.limits)
         version = None if expected is None else arguments.parse_version(key, expected)
 
-        async def work() -> str:
-            row = await self._one("SELECT version FROM entries", encoded)
+        def work() -> str:
+            row = self._one("SELECT version FROM entries", encoded)
             if (None if row is None else row[0]) != version:
                 raise ConflictError(f"{key!r} is not at the expected version")
-            stored = await self._execute(f"{PUT} RETURNING version", key=encoded, value=content, ttl=math.inf)
+            stored = self._execute(f"{PUT} RETURNING version", key=encoded, value=content, ttl=math.inf)
             return str(stored[0][0])
 
         return await self._call(f"compare_and_set {key!r}", self._transaction(work))
@@ -109,7 +109,7 @@ class SQLiteKVStore(SQLiteClient):
         encoded = arguments.encode_key(key, self.limits)
         version = arguments.parse_version(key, expected)
         sql = f"DELETE FROM entries WHERE {LIVE} AND key = :key AND version = :version RETURNING version"
-        if not await self._call(f"compare_and_delete {key!r}", self._query(sql, key=encoded, version=version)):
+        if not await self._call(f"compare_and_delete {key!r}", self._write(sql, key=encoded, version=version)):
             raise ConflictError(f"{key!r} is not at the expected version")
 
     async def increment(self, key: str, delta: int = 1) -> int:
@@ -117,14 +117,14 @@ class SQLiteKVStore(SQLiteClient):
         encoded = arguments.encode_key(key, self.limits)
         delta = arguments.parse_delta(key, delta)
 
-        async def work() -> int:
-            row = await self._one("SELECT value, expires FROM entries", encoded)
+        def work() -> int:
+            row = self._one("SELECT value, expires FROM entries", encoded)
             total = delta if row is None else arguments.parse_integer(key, row[0]) + delta
             if total not in arguments.INT64:
                 raise InvalidArgumentError(f"the sum at {key!r} exceeds 64 bits")
             sql = "INSERT OR REPLACE INTO entries (tenant, key, value, expires) VALUES (:tenant, :key, :value, :expires)"
             expires = math.inf if row is None else row[1]
-            await self._execute(sql, key=encoded, value=b"%d" % total, expires=expires)
+            self._execute(sql, key=encoded, value=b"%d" % total, expires=expires)
             return total
 
         return await self._call(f"increment {key!r}", self._transaction(work))
@@ -136,7 +136,7 @@ class SQLiteKVStore(SQLiteClient):
         sql += f" ORDER BY key LIMIT {self.limits.page_size}"
         while True:
             page = await self._call(
-                f"list_keys {prefix!r}", self._query(sql, start=start, after=after, end=arguments.prefix_end(start))
+                f"list_keys {prefix!r}", self._read(sql, start=start, after=after, end=arguments.prefix_end(start))
             )
             for (key,) in page:
                 yield key.decode()
@@ -153,7 +153,7 @@ class SQLiteKVStore(SQLiteClient):
             names = {f"key{index}": key for index, key in enumerate(chunk)}
             sql = f"SELECT key, value FROM entries WHERE {LIVE} AND key IN ({', '.join(f':{name}' for name in names)})"
             what = f"get_many {[key.decode() for key in chunk]!r}"
-            for key, value in await self._call(what, self._query(sql, **names)):
+            for key, value in await self._call(what, self._read(sql, **names)):
                 found[key.decode()] = arguments.decode_text(key.decode(), value)
         return found
 
@@ -163,9 +163,9 @@ class SQLiteKVStore(SQLiteClient):
         encoded = arguments.encode_items(items, self.limits)
         for chunk in arguments.chunks(encoded, self.limits.batch_size):
 
-            async def work(chunk: Sequence[tuple[bytes, bytes]] = chunk) -> None:
+            def work(chunk: Sequence[tuple[bytes, bytes]] = chunk) -> None:
                 for key, value in chunk:
-                    await self._execute(PUT, key=key, value=value, ttl=math.inf)
+                    self._execute(PUT, key=key, value=value, ttl=math.inf)
 
             await self._call(f"set_many {[key.decode() for key, _ in chunk]!r}", self._transaction(work))
 
@@ -176,20 +176,20 @@ class SQLiteKVStore(SQLiteClient):
         for chunk in arguments.chunks(encoded, self.limits.batch_size):
             names = {f"key{index}": key for index, key in enumerate(chunk)}
             sql = f"DELETE FROM entries WHERE tenant = :tenant AND key IN ({', '.join(f':{name}' for name in names)})"
-            await self._call(f"delete_many {[key.decode() for key in chunk]!r}", self._query(sql, **names))
+            await self._call(f"delete_many {[key.decode() for key in chunk]!r}", self._write(sql, **names))
 
     async def transact(self, ops: Sequence[Put | Remove | Expect]) -> None:
         """Apply *ops* in one transaction of the database."""
         steps = arguments.encode_steps(ops, self.limits)
 
-        async def work() -> None:
+        def work() -> None:
             for kind, key, value in steps:
                 if kind is Put:
-                    await self._execute(PUT, key=key, value=value, ttl=math.inf)
+                    self._execute(PUT, key=key, value=value, ttl=math.inf)
                 elif kind is Remove:
-                    await self._execute("DELETE FROM entries WHERE tenant = :tenant AND key = :key", key=key)
+                    self._execute("DELETE FROM entries WHERE tenant = :tenant AND key = :key", key=key)
                 else:
-                    row = await self._one("SELECT value FROM entries", key)
+                    row = self._one("SELECT value FROM entries", key)
                     if (None if row is None else row[0]) != value:
                         raise ConflictError(f"{key.decode()!r} does not hold what was expected")
 
@@ -198,22 +198,22 @@ class SQLiteKVStore(SQLiteClient):
     async def purge(self) -> None:
         """Remove expired entries. Only disk space asks for it: no operation sees them."""
         sql = f"DELETE FROM entries WHERE tenant = :tenant AND expires <= {NOW}"
-        await self._call("purge", self._query(sql))
+        await self._call("purge", self._write(sql))
 
     async def _set(self, key: str, value: bytes, ttl: float | None) -> None:
         encoded = arguments.encode_key(key, self.limits)
         seconds = arguments.parse_ttl(key, ttl, self.limits) or math.inf
-        await self._call(f"set {key!r}", self._query(PUT, key=encoded, value=value, ttl=seconds))
+        await self._call(f"set {key!r}", self._write(PUT, key=encoded, value=value, ttl=seconds))
 
     async def _row(self, key: str, columns: str) -> Row | None:
         encoded = arguments.encode_key(key, self.limits)
         rows = await self._call(
-            f"get {key!r}", self._query(f"SELECT {columns} FROM entries WHERE {LIVE} AND key = :key", key=encoded)
+            f"get {key!r}", self._read(f"SELECT {columns} FROM entries WHERE {LIVE} AND key = :key", key=encoded)
         )
         return rows[0] if rows else None
 
-    async def _one(self, select: str, key: bytes) -> Row | None:
-        rows = await self._execute(f"{select} WHERE {LIVE} AND key = :key", key=key)
+    def _one(self, select: str, key: bytes) -> Row | None:
+        rows = self._execute(f"{select} WHERE {LIVE} AND key = :key", key=key)
         return rows[0] if rows else None
 
 

@@ -114,12 +114,12 @@ class SQLiteQueues(SQLiteClient, Consumer):
     ) -> None:
         """Store all *messages* or none; with *once* only those whose ids are new."""
 
-        async def insert() -> None:
-            await self._execute(f"DELETE FROM deliveries WHERE expires <= {NOW}")
+        def insert() -> None:
+            self._execute(f"DELETE FROM deliveries WHERE expires <= {NOW}")
             for each in messages:
-                if once and not await self._is_new(each):
+                if once and not self._is_new(each):
                     continue
-                await self._execute(
+                self._execute(
                     PUBLISH,
                     topic=each.topic.encode(),
                     id=each.id,
@@ -139,15 +139,15 @@ class SQLiteQueues(SQLiteClient, Consumer):
         if news := self._news.pop(topic, None):
             news.set()
 
-    async def _is_new(self, message: Message) -> bool:
-        await self._execute(f"DELETE FROM accepted WHERE since < {NOW} - {REMEMBERED}")
+    def _is_new(self, message: Message) -> bool:
+        self._execute(f"DELETE FROM accepted WHERE since < {NOW} - {REMEMBERED}")
         sql = f"INSERT INTO accepted VALUES (:tenant, :topic, :id, {NOW}) ON CONFLICT DO NOTHING RETURNING id"
-        return bool(await self._execute(sql, topic=message.topic.encode(), id=message.id))
+        return bool(self._execute(sql, topic=message.topic.encode(), id=message.id))
 
     async def _open_source(self, topic: str, wishes: Wishes) -> Source:
         if wishes.group != DEFAULT_GROUP:
             sql = "INSERT INTO audiences VALUES (:tenant, :topic, :audience) ON CONFLICT DO NOTHING"
-            await self._query(sql, topic=arguments.encode_key(topic, self.limits), audience=wishes.group)
+            await self._write(sql, topic=arguments.encode_key(topic, self.limits), audience=wishes.group)
         return _Queue(self, topic, wishes)
 
     async def _next_news(self, topic: str, within: float) -> None:
@@ -179,8 +179,8 @@ class _Queue(Source):
         end = asyncio.get_running_loop().time() + LOOK
         while True:
             # Looking takes no lock; claiming takes that of the writer, whether it finds something or not.
-            if await self._client._query(f"SELECT 1 {READY} LIMIT 1", **self._where):
-                rows = await self._client._query(CLAIM, **self._where, lease=self.lease, most=most)
+            if await self._client._read(f"SELECT 1 {READY} LIMIT 1", **self._where):
+                rows = await self._client._write(CLAIM, **self._where, lease=self.lease, most=most)
                 if rows:
                     self._poll = POLLS[0]
                     return [
@@ -205,7 +205,7 @@ class _Queue(Source):
     async def _settle(self, sql: str, delivery: Delivery, **parameters: object) -> None:
         """What the consumer says of a message, if it still has it."""
         where = "number = :number AND attempts = :attempt"
-        await self._client._query(f"{sql} WHERE {where}", number=delivery.receipt, attempt=delivery.attempt, **parameters)
+        await self._client._write(f"{sql} WHERE {where}", number=delivery.receipt, attempt=delivery.attempt, **parameters)
 
     async def close(self) -> None:
         """Nothing was fetched ahead."""
