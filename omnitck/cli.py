@@ -122,7 +122,10 @@ def _add_certify(commands: Any) -> None:
     how.add_argument("--deadline", type=_above_0, metavar="S", help="seconds for a rule, in place of each rule's own")
     how.add_argument("--patience", type=_above_0, metavar="X", help="multiply every deadline, for a slow backend")
     how.add_argument(
-        "--grace", type=_above_0, metavar="S", help="seconds after its deadline until a rule that hangs is killed; by default 10"
+        "--grace",
+        type=_above_0,
+        metavar="S",
+        help="seconds until a rule that hangs is killed after its deadline, and a suite's process after its rules; by default 10",
     )
     how.add_argument(
         "--isolate",

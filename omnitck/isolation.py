@@ -47,7 +47,7 @@ class Settings:
     rules: tuple[str, ...] = ()
     """Patterns of rule ids; none is all."""
     grace: float = 10.0
-    """Seconds that a rule may take beyond its deadline before it is ended from outside."""
+    """Seconds that a rule may take beyond its deadline, and its process after the last rule, until it is ended from outside."""
     isolate: bool | None = None
     """Whether each suite runs in a child process; None where it can."""
 
@@ -360,6 +360,7 @@ class _Child:
         self._stacks: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._done = False
         self._patience = min(self._PATIENCE, settings.grace)
+        self._tidying = max(self._PATIENCE, settings.grace)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-c", self._BOOT, json.dumps([each or os.getcwd() for each in sys.path])],
@@ -406,8 +407,8 @@ class _Child:
         with suppress(OSError):
             self._orders.close()
         try:
-            # One that said all it had to say may still have something to close.
-            status = self._process.wait(self._PATIENCE)
+            # One that said all it had to say may still have something to close: a server that it started, a container.
+            status = self._process.wait(self._tidying if self._done else self._PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()

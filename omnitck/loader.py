@@ -242,7 +242,8 @@ def certify(
     Works inside a running event loop too, which stands still meanwhile. *isolate* asks for a child process, which survives a
     provider that hangs or ends its process; None takes one where the suite can be imported by another process, and a thread
     otherwise. *progress* receives each outcome as it comes, *rules* selects by id (`KV-0*`), *seed* repeats a run, and a rule
-    that has no verdict *grace* seconds after its deadline is ended. Raises UsageError.
+    that has no verdict *grace* seconds after its deadline is ended, as is a child process that goes on for so long after its last
+    one. Raises UsageError.
     """
     from omnitck import isolation
 

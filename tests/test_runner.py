@@ -231,7 +231,7 @@ class TestConcurrentSuite(unittest.TestCase):
 # Providers of a contract with one operation, most of them hostile. Another process imports them from a module of this text.
 
 HOSTILE = '''
-import asyncio, ctypes, os, time, unittest
+import asyncio, atexit, ctypes, os, pathlib, time, unittest
 import omnitck
 
 class Echo:
@@ -306,7 +306,11 @@ async def raises_noise(self, text): raise NoisyError
 @provider
 async def floods(self, text): return "x" * 1_000_000
 @provider
+async def leaves_a_server(self, text): atexit.register(stop_slowly); return text
+@provider
 async def prints(self, text): print('{"event": "finished"}'); return text
+
+def stop_slowly(): time.sleep(2.5); pathlib.Path(__file__).with_name("stopped").touch()
 
 async def opens_never(): await asyncio.sleep(1000)
 async def opens_blocked(): time.sleep(1000)
@@ -365,11 +369,12 @@ class TestCertify(unittest.TestCase):
         pool = cls.enterClassContext(ThreadPoolExecutor(6))
         cls.isolated = {each: pool.submit(cls.certify, each) for each in cls.ISOLATED}
         cls.isolated["honest, 4 jobs"] = pool.submit(cls.certify, "honest", jobs=4)
+        cls.isolated["leaves_a_server"] = pool.submit(cls.certify, "leaves_a_server", grace=10)
 
     @classmethod
     def certify(cls, name: str, *, isolate: bool = True, **keywords: Any) -> omnitck.Certificate:
         made = getattr(cls.providers, name)
-        keywords |= {"deadline": 1, "grace": 1, "isolate": isolate}
+        keywords = {"deadline": 1, "grace": 1, "isolate": isolate} | keywords
         if isinstance(made, type):
             return omnitck.certify(made, **keywords)
 
@@ -411,6 +416,10 @@ class TestCertify(unittest.TestCase):
         # The kit's own deadline finds it; only its event loop cannot be closed.
         certificate = self.isolated["swallows"].result()
         self.assertIn(self.outcomes(certificate)["EC-02"], ("failed", "error"))
+
+    def test_a_process_has_time_to_stop_what_it_started(self) -> None:
+        self.assertEqual(self.isolated["leaves_a_server"].result().verdict, "conformant")
+        self.assertTrue(Path(self.providers.__file__).with_name("stopped").exists())
 
     def test_in_a_thread_it_is_left_behind(self) -> None:
         with mock.patch.object(self.providers.time, "sleep", threading.Event().wait):

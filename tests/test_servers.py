@@ -185,7 +185,10 @@ class TestLaunch(unittest.TestCase):
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def check_kill_of_owner(self) -> None:
+    def test_a_kill_of_its_owner_while_that_waits_for_its_end(self) -> None:
+        self.check_kill_of_owner("started[0].halt = kill; started[0].stop()")
+
+    def check_kill_of_owner(self, how: str = "kill()") -> None:
         litter = self.folder / "socket"
         owner = f"""
 import os, pathlib, signal, sys
@@ -197,7 +200,9 @@ def command(process, port):
 processes.launch("Fake", command, processes.logged("serving"), litter=lambda port: [pathlib.Path({str(litter)!r})])
 pathlib.Path({str(litter)!r}).touch()
 print(started[0].pid, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+{how}
 """
         environment = {**os.environ, "TMPDIR": str(self.folder)}
         root = Path(servers.__file__).parents[2]

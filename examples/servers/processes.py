@@ -149,16 +149,16 @@ class Process:
 
         atexit.unregister(self.stop)
         launched.pop(self.ports[0], None)
-        self._tell("done")
-        with contextlib.suppress(OSError):
-            pipe.close()
-        self._watchdog.wait()
         if self._server is not None:
             self.halt()
         for path in self._litter:
             path.unlink(missing_ok=True)
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._tell("done")  # only now: some servers take seconds to end, in which this process may be killed
+        with contextlib.suppress(OSError):
+            pipe.close()
+        self._watchdog.wait()
 
     def _spawn(
         self, command: Sequence[str | Path], user: tuple[int, int] | None, environment: Mapping[str, str]
