@@ -188,6 +188,8 @@ class TestTurns(Files):
         async with await SQLiteKVStore.connect(self.path) as store:
             self.assertEqual(await store.get("number"), "201")
         self.assertEqual(await self.held(), [{"_id": "a", "n": 201}])
+        with contextlib.closing(sqlite3.connect(self.path)) as file:
+            self.assertEqual(file.execute("SELECT count(*) FROM deliveries").fetchone(), (200,))
 
     async def test_another_name_of_the_file_has_the_same_turn(self) -> None:
         link = self.path.with_name("link.sqlite")

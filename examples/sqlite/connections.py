@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -70,18 +70,16 @@ class SQLiteClient(Client):
         """What *work* returns, which executes its statements in the worker thread, as an operation: all of it or nothing."""
 
         def whole() -> T:
-            with self._connection.undone_if_it_fails():
+            with self._connection.raw:  # at the end COMMIT, or ROLLBACK
                 self._execute("BEGIN IMMEDIATE")  # takes the write lock now: what is read cannot change until COMMIT
-                result = work()
-                self._execute("COMMIT")
-            return result
+                return work()
 
         return await self._connection.order_in_turn(whole)
 
     def _execute(self, sql: str, **parameters: object) -> list[Row]:
         """One statement of an order, in the worker thread."""
         try:
-            return self._connection.fetch(sql, {"tenant": self._tenant, **parameters})
+            return self._connection.raw.execute(sql, {"tenant": self._tenant, **parameters}).fetchall()
         except sqlite3.OperationalError as error:
             if _code(error) in DENIED:
                 raise _refused(sql.split()[0], error) from error
@@ -127,18 +125,10 @@ class Connection(aiosqlite.Connection):
 
         return await self._execute(in_turn)
 
-    def fetch(self, sql: str, parameters: Mapping[str, object]) -> list[Row]:
-        """All rows of one statement; in the worker thread."""
-        return self._conn.execute(sql, parameters).fetchall()
-
-    @contextlib.contextmanager
-    def undone_if_it_fails(self) -> Iterator[None]:
-        """Roll back the transaction that the body has left open, if any; in the worker thread."""
-        try:
-            yield
-        except BaseException:
-            self._conn.rollback()
-            raise
+    @property
+    def raw(self) -> sqlite3.Connection:
+        """What orders work with, in the worker thread."""
+        return self._conn
 
     async def _execute(self, fn: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
         """Let the thread call *fn*; its result."""
@@ -177,7 +167,7 @@ async def open_file(path: str | Path, *statements: str) -> Connection:
         # Readers and the writer do not wait for each other, and a power cut costs the last moments at most.
         # The file remembers the first setting, so that mostly nothing changes here.
         for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", *statements):
-            connection.fetch(statement, {})
+            connection.raw.execute(statement)
 
     connection = Connection(path)
     try:
@@ -210,7 +200,7 @@ _turns_lock = threading.Lock()
 
 
 def _turn(path: str | Path) -> threading.Lock:
-    """Who holds it may write the file; of two names for one file, each has its own, and SQLite's lock decides."""
+    """Who holds it may write the file. Through a hard link there is another one, and SQLite's own lock decides."""
     with _turns_lock:
         return _turns.setdefault(os.path.realpath(path), threading.Lock())
 
