@@ -155,17 +155,6 @@ class TestFiles(Files):
 
 
 class TestTurns(Files):
-    async def write_by_turns(self, *clients: Any) -> None:
-        """All of *clients* at once, over and over; none of them ever waits for the lock of the file, or it would fail."""
-        for client in clients:
-            await client._connection.execute_fetchall("PRAGMA busy_timeout = 0")
-
-        async def write(client: Any) -> None:
-            for _ in range(50):
-                await client.write()
-
-        await asyncio.gather(*map(write, clients))
-
     async def test_the_writers_of_a_process_do_not_meet_at_the_lock(self) -> None:
         """For who does may find it taken again each time that SQLite looks."""
 
@@ -181,10 +170,15 @@ class TestTurns(Files):
             async def write(self) -> None:
                 await self.publish("topic", b"payload")
 
+        async def write_often(client: Any) -> None:
+            await client._connection.execute_fetchall("PRAGMA busy_timeout = 0")  # who finds the file locked fails
+            for _ in range(50):
+                await client.write()
+
         await self.fill()
         async with contextlib.AsyncExitStack() as stack:
-            adapters = 4 * (Store, Database, Queues)
-            await self.write_by_turns(*[await stack.enter_async_context(await each.connect(self.path)) for each in adapters])
+            clients = [await stack.enter_async_context(await each.connect(self.path)) for each in 4 * (Store, Database, Queues)]
+            await asyncio.gather(*map(write_often, clients))
         async with await SQLiteKVStore.connect(self.path) as store:
             self.assertEqual(await store.get("number"), "201")
         self.assertEqual(await self.held(), [{"_id": "a", "n": 201}])
