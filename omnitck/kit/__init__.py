@@ -1,1 +1,1 @@
-"""What contracts are made of. Authors of contracts and policies import from here; authors of providers need not."""
+"""What runs one rule: the shape of contracts and suites, the words of rules, the lives of providers."""

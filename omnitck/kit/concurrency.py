@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar, cast
 
 import anyio
 
-__all__ = ["Attempt", "Call", "attempt", "being_cancelled", "drain", "enter", "gather", "together"]
+__all__ = ["Attempt", "Call", "attempt", "being_cancelled", "drain", "enter", "gather", "new_event", "together"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,16 @@ class Attempt(Generic[T]):
             raise self.error
 
         return self.value  # type: ignore[return-value]
+
+
+def new_event() -> anyio.Event:
+    """An event of the running loop: asyncio's own where that runs, at a tenth of the cost of a neutral one."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.Event()
+
+    return cast("anyio.Event", asyncio.Event())
 
 
 async def attempt(call: Call[T]) -> Attempt[T]:

@@ -44,6 +44,8 @@ class Outcome:
     seconds: float
     message: str = ""
     """The violation, the reason of a skip, or nothing."""
+    during: str = ""
+    """For an audit: the rule that it watched. It has one such outcome for each, of which reports make one."""
 
     def as_json(self) -> str:
         """One line, for the outcome stream."""

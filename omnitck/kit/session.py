@@ -1,4 +1,4 @@
-"""How one rule runs: the providers' lives, the deadline, the journal of calls, the verdict.
+"""How one rule runs: the providers' lives, the deadline, the verdict.
 
 Theory of operation, each point learnt from a failure:
 
@@ -9,42 +9,47 @@ Theory of operation, each point learnt from a failure:
    Closing is then outside the rule's deadline, and a crash of the provider's background task is a failure that can be read.
 3. A deadline raises only where the cancellation arrives. A provider that swallows it would let the rule pass late, so the clock
    is asked after the body, not the exception.
-4. A verdict raised inside a task group would reach the runner as an exception group. It is caught inside, and raised at the end.
-5. What can be skipped is skipped before any provider is opened.
+4. A deadline counts work. While a rule waits for something that the provider's own numbers allow to last (a delivery, an expiry)
+   its time stands still: the wait has a bound of its own. A slow provider that says so is judged by what it says.
+5. A verdict raised inside a task group would reach the runner as an exception group. It is caught inside, and raised at the end.
+6. What can be skipped is skipped before any provider is opened.
 """
 
 import asyncio
-import functools
 import inspect
 import os
 import sys
 import time
 import traceback
 import unittest
-from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from omnitck.kit.clients import Client, Journal, Journaled, accepted, raw
 from omnitck.kit.concurrency import Call, being_cancelled
+from omnitck.kit.definition import Plan
 from omnitck.kit.outcomes import Outcome, Status, Violation, emit, starting
-from omnitck.kit.text import describe, describe_error, unwrap
+from omnitck.kit.rules import Entry
+from omnitck.kit.text import describe_error, unwrap
 from omnitck.shared.exceptions import TCKError, UnavailableError
 
-if TYPE_CHECKING:
-    from omnitck.kit.contract import Contract, Rule
-
-__all__ = ["HookError", "NotProvoked", "RuleError", "Session", "as_violation", "raw", "run"]
+__all__ = ["HookError", "NotProvoked", "RuleError", "Session", "as_violation", "has_hook", "run"]
 
 __unittest = True  # unittest leaves the frames of such a module out of what it prints.
 
 CLOSING_SECONDS = 5.0
-"""How long the clients of a rule may take to close, in all."""
-LONGEST_TRACE = 10
+"""How long each client of a rule may take to close."""
+
+SHORT_WAIT = 0.001
+"""Seconds: a wait that is no longer counts as work."""
+
+running: dict[tuple[type, str], "Session"] = {}
+"""The rules under way in this process, by suite and id."""
 
 T = TypeVar("T")
 
@@ -69,22 +74,30 @@ class Cause(Exception):  # noqa: N818  it only stands for one
         self.__traceback__ = error.__traceback__
 
 
-async def run(suite: "Contract", rule: "Rule", body: Callable[..., Awaitable[None]]) -> None:
-    """Judge *rule* on *suite*, record the outcome, and raise what a unittest runner understands."""
+async def run(suite: Any, plan: Plan, entry: Entry, body: Callable[..., Awaitable[None]]) -> None:
+    """Judge *entry* on *suite*, record the outcomes, and raise what a unittest runner understands."""
     __tracebackhide__ = True
     cls = type(suite)
-    name = rule.id_in(cls.contract.prefix)
     _leave_debug_mode()
-    starting(cls, name)
+    starting(cls, entry.id)
     began = time.perf_counter()
-    status, problem = await _judge(suite, rule, name, body)
-    seconds = time.perf_counter() - began
-    if status is Status.FAILED and name in cls.known_deviations:
-        problem = unittest.SkipTest(f"known deviation: {cls.known_deviations[name]}")
+    session = Session(suite, plan, entry)
+    running[cls, entry.id] = session
+    try:
+        status, problem = await _judge(session, body)
+    finally:
+        del running[cls, entry.id]
+    seconds = round(time.perf_counter() - began, 6)
+    if status is Status.FAILED and entry.id in cls.known_deviations:
+        problem = unittest.SkipTest(f"known deviation: {cls.known_deviations[entry.id]}")
         status = Status.KNOWN_DEVIATION
 
-    message = "" if problem is None else str(problem)
-    emit(cls, Outcome(f"{cls.__module__}.{cls.__qualname__}", name, status, round(seconds, 6), message))
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    emit(cls, Outcome(name, entry.id, status, seconds, "" if problem is None else str(problem)))
+    for audit, verdict, failure in session.audited:
+        emit(cls, Outcome(name, audit.id, verdict, 0.0, "" if failure is None else str(failure), during=entry.id))
+        if verdict in (Status.FAILED, Status.ERROR):
+            problem = problem or failure
     if problem is not None:
         # The text says what the provider did; the kit's own frames would only stand in front of it.
         problem.__suppress_context__ = True
@@ -95,44 +108,49 @@ def _leave_debug_mode() -> None:
     """IsolatedAsyncioTestCase debugs its event loop, at several times the cost of a task. Who asks for that keeps it."""
     if sys.flags.dev_mode or os.environ.get("PYTHONASYNCIODEBUG") or "asyncio" not in sys.modules:
         return
-    with suppress(RuntimeError):  # Another event loop has no such mode.
+    try:
         loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # Another event loop has no such mode.
+
+    if loop.get_debug():
         loop.set_debug(False)
         loop.slow_callback_duration = float("inf")  # of the step that runs: it began in that mode
 
 
-async def _judge(
-    suite: "Contract", rule: "Rule", name: str, body: Callable[..., Awaitable[None]]
-) -> tuple[Status, Exception | None]:
-    from omnitck.kit.contract import has_hook
+async def _judge(session: "Session", body: Callable[..., Awaitable[None]]) -> tuple[Status, Exception | None]:
+    entry = session.entry
+    skipped = _skipped(session, entry)
+    if skipped is not None:
+        return skipped
 
-    missing = rule.needs_in(type(suite).contract) - suite.declared
-    if missing:
-        return Status.NOT_DECLARED, unittest.SkipTest(f"not declared: {', '.join(sorted(missing))}")
-    if rule.hook is not None and not has_hook(type(suite), rule.hook):
-        return Status.NOT_PROVOKED, unittest.SkipTest(f"not provoked: the suite has no {rule.hook}")
-
-    suite.session = session = Session(suite, rule)
-    try:
-        error = await session.judge(body)
-    finally:
-        # Each would keep the other, and all that the rule wrote, until some late garbage collection.
-        del suite.session
+    error = await session.judge(body)
     if error is None:
         return Status.PASSED, None
     if isinstance(error, NotProvoked):
         return Status.NOT_PROVOKED, unittest.SkipTest(f"not provoked: {error}")
     if isinstance(error, HookError | UnavailableError):
-        problem = RuleError(session.masked(f"{name} could not be judged: {describe_error(error)}"))
+        problem = RuleError(session.masked(f"{entry.id} could not be judged: {describe_error(error)}"))
         cause = error.__cause__ if isinstance(error, HookError) else error
         problem.__cause__ = cause and Cause(session, cause)
         return Status.ERROR, problem
 
-    violation = as_violation(error)
-    session.complete(violation, name)
-    if violation.__cause__ is not None:
-        violation.__cause__ = Cause(session, violation.__cause__)
-    return Status.FAILED, violation
+    return Status.FAILED, session.complete(as_violation(error), entry)
+
+
+def _skipped(session: "Session", entry: Entry) -> tuple[Status, Exception] | None:
+    """Why *entry* cannot be judged in this suite, if so."""
+    missing = entry.needs - session.plan.declared
+    if missing:
+        return Status.NOT_DECLARED, unittest.SkipTest(f"not declared: {', '.join(sorted(missing))}")
+    if entry.rule.hook is not None and not has_hook(session.suite, session.plan, entry.rule.hook):
+        return Status.NOT_PROVOKED, unittest.SkipTest(f"not provoked: the suite has no {entry.rule.hook}")
+    return None
+
+
+def has_hook(suite: Any, plan: Plan, hook: str) -> bool:
+    """Whether *suite* (a class, or one of its tests) supplies a hook: a method of its own, or a declaration that is not empty."""
+    return hook in plan.supplied if hook in plan.hooks else bool(getattr(suite, hook))
 
 
 def as_violation(error: BaseException) -> Violation:
@@ -150,21 +168,31 @@ def as_violation(error: BaseException) -> Violation:
 class Session:
     """What one run of one rule knows."""
 
-    def __init__(self, suite: "Contract", rule: "Rule") -> None:
+    def __init__(self, suite: Any, plan: Plan, entry: Entry) -> None:
         self.suite = suite
-        self.rule = rule
+        self.plan = plan
+        self.entry = entry
+        self.trial: Any = None
         self.namespace = f"omnitck{os.urandom(6).hex()}"
         self.advanced = 0.0
         self.violations: list[Violation] = []
-        self.journal = Journal()
         self.names = 0
-        self.planted = list(suite.confidential())
+        self.planted: list[str] = []
         """Secrets that no failure may show."""
         self.afterwards: list[Call[object]] = []
         """What removes what the rule left behind the provider's back; called once at its end, and it may fail."""
-        self._clients: list[_Client] = []
+        self.audited: list[tuple[Entry, Status, Exception | None]] = []
+        """What became of each audit."""
+        self._clients: list[Client] = []
         self._tasks: anyio.abc.TaskGroup
         self._scope = anyio.CancelScope()
+        self.journal = Journal(plan, suite.patience, self._scope)
+        self._waits = 0
+        self._waits_since = self._waits_until = 0.0
+        """On the monotonic clock, as is the next."""
+        self._works_until = 0.0
+        self._left = 0.0
+        """Seconds of work that were left when it began to wait."""
         self._crash: BaseException | None = None
         self._waited = ""
         """Where the rule stood when its time was over, if it could be interrupted there."""
@@ -174,40 +202,101 @@ class Session:
         self.names += 1
         return f"{self.namespace}-{self.names}{'-' if suffix else ''}{suffix}"
 
-    async def judge(self, body: Callable[..., Awaitable[None]]) -> BaseException | None:
+    async def judge(self, body: Callable[..., Awaitable[None]], *, audited: bool = True) -> BaseException | None:
         """Run *body* under its deadline, close every client, run the audits; return what speaks against the provider."""
-        deadline = (self.suite.deadline or self.rule.deadline) * self.suite.patience
+        self.trial = self.plan.trial(self)
+        self.planted += self.trial.confidential()
+        error: BaseException | None = None
+        try:
+            if not self.plan.arounds:
+                return await self._host_and_audit(body, audited)
+
+            async with AsyncExitStack() as around:
+                for enter in self.plan.arounds:
+                    await around.enter_async_context(enter(self.trial))
+                error = await self._host_and_audit(body, audited)
+        except (HookError, NotProvoked) as verdict:
+            error = error or verdict
+        except Exception as raised:
+            error = error or hook_error("what a policy needs", raised)
+        finally:
+            # Each would keep the other, and all that the rule wrote, until some late garbage collection.
+            self.trial = None
+        return error
+
+    async def _host_and_audit(self, body: Callable[..., Awaitable[None]], audited: bool) -> BaseException | None:
+        error = await self._host_and_judge(body)
+        if error is None and audited and self.plan.audits:
+            await self._audit()
+        return error
+
+    async def _host_and_judge(self, body: Callable[..., Awaitable[None]]) -> BaseException | None:
+        deadline = (self.suite.deadline or self.entry.rule.deadline) * self.suite.patience
         try:
             async with anyio.create_task_group() as self._tasks:
                 error: BaseException | None = None
+                self._scope.deadline = anyio.current_time() + deadline
+                self._works_until = time.monotonic() + deadline
                 with self._scope:
-                    self._scope.deadline = anyio.current_time() + deadline
                     error = await self._attempt(body)
-                if anyio.current_time() >= self._scope.deadline and not isinstance(error, HookError):
-                    error = Violation(
-                        expected=f"a verdict within {deadline:g} s",
-                        observed=f"none: {self._unended()}",
-                        hint="an operation hangs, swallows cancellation or blocks the event loop",
-                    )
+                if time.monotonic() >= self._works_until and not isinstance(error, HookError):
+                    error = self._out_of_time(deadline)
                 error = self._crash or error
-                closing = await self._close()
-                self._tasks.cancel_scope.cancel()
+                await self._close()
         except (KeyboardInterrupt, anyio.get_cancelled_exc_class()):
             raise
         except BaseException as group:
             return unwrap(group)
 
-        if error is None:
-            error = closing or await self._audit()
-        return error
+        return error or self._closing_failure()
 
-    def _unended(self) -> str:
+    @contextmanager
+    def waiting(self, within: float) -> Iterator[anyio.CancelScope]:
+        """Around a wait that the provider's numbers allow to last *within* seconds, and no longer: the deadline stands still."""
+        began = time.monotonic()
+        if not self._waits:
+            self._left, self._waits_since = self._works_until - began, began
+        self._waits += 1
+        self._waits_until = max(self._waits_until, began + within)
+        if within >= self._left > 0:
+            self._scope.deadline = float("inf")
+        try:
+            with anyio.move_on_after(within) as scope:
+                yield scope
+        finally:
+            self._waits -= 1
+            now = time.monotonic()
+            # Most waits end at once; to set the clock anew would take longer than they did.
+            if (
+                not self._waits
+                and self._left > 0
+                and (now - self._waits_since > SHORT_WAIT or self._scope.deadline == float("inf"))
+            ):
+                self._works_until = now + self._left
+                self._scope.deadline = anyio.current_time() + self._left
+
+    def left(self) -> float:
+        """Seconds for which the rule may still run, as asked from another thread: its work, and the wait that it is in."""
+        now = time.monotonic()
+        if self._waits:
+            return max(self._waits_until - now, 0.0) + max(self._left, 0.0)
+        return self._works_until - now
+
+    def _out_of_time(self, deadline: float) -> Violation:
+        pending = self.journal.pending()
+        if pending is not None and pending.method not in self.plan.answered:
+            self.plan.hung[pending.method] = self.plan.hung.get(pending.method, 0) + 1
         opening = next((f"{client.hook}() has not ended" for client in self._clients if not client.ready.is_set()), "")
-        return opening or f"{self.journal.pending() or 'the rule did not end'}{self._waited}"
+        unended = f"{pending.head()} has not ended" if pending is not None else "the rule did not end"
+        return Violation(
+            expected=f"a verdict within {deadline:g} s",
+            observed=f"none: {opening or unended + self._waited}",
+            hint="an operation hangs, swallows cancellation or blocks the event loop",
+        )
 
     async def _attempt(self, body: Callable[..., Awaitable[None]]) -> BaseException | None:
         try:
-            await body(self.suite)
+            await body(self.suite, self.trial)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as raised:
@@ -229,24 +318,35 @@ class Session:
         first.others = others
         return first
 
-    async def _audit(self) -> BaseException | None:
-        for audit in self.suite.audits:
+    async def _audit(self) -> None:
+        for audit in self.plan.audits:
+            if _skipped(self, audit) is not None:
+                continue
+            deadline = (self.suite.deadline or audit.rule.deadline) * self.suite.patience
             try:
-                await getattr(self.suite, audit.method)(self.rule)
+                with anyio.move_on_after(deadline) as scope:
+                    await getattr(self.suite, audit.rule.method)(self.trial)
+                if scope.cancelled_caught:
+                    raise HookError(f"it has not ended after {deadline:g} s, while no provider is open.")
+            except NotProvoked:
+                continue
+            except HookError as error:
+                problem = RuleError(self.masked(f"{audit.id} could not be judged: {describe_error(error)}"))
+                problem.__cause__ = error.__cause__ and Cause(self, error.__cause__)
+                self.audited.append((audit, Status.ERROR, problem))
             except Exception as error:
-                if audit.id in self.suite.known_deviations:
-                    continue
-
-                violation = as_violation(error)
-                violation.heading = f"{audit.id} [audit during {self.rule.id}] {audit.statement}"
-                return violation
-        return None
+                reason = type(self.suite).known_deviations.get(audit.id)
+                failure = self.complete(as_violation(error), audit)
+                status = Status.FAILED if reason is None else Status.KNOWN_DEVIATION
+                self.audited.append((audit, status, failure))
+            else:
+                self.audited.append((audit, Status.PASSED, None))
 
     # Clients.
 
     async def connect(self, config: dict[str, Any], hook: str = "make_provider") -> Any:
         """Open a client in a host task of its own."""
-        client = _Client(config, hook)
+        client = Client(config, hook)
         self._clients.append(client)
         self._tasks.start_soon(self._host, client)
         await client.ready.wait()
@@ -255,7 +355,7 @@ class Session:
 
         return Journaled(client.provider, self.journal, client)
 
-    async def _host(self, client: "_Client") -> None:
+    async def _host(self, client: Client) -> None:
         handed_over = False
         try:
             made = await self._make(client)
@@ -266,9 +366,12 @@ class Session:
                 return
 
             handed_over = client.hand_over(made)
+            close = _closer(made)
+            if close is None:
+                return
+
             await client.closing.wait()
-            close = getattr(made, "aclose", None) or getattr(made, "close", None)
-            if callable(close) and not client.closed:
+            if not client.closed:
                 closed = close()
                 if inspect.isawaitable(closed):
                     await closed
@@ -276,10 +379,11 @@ class Session:
             raise
         except BaseException as error:
             if isinstance(error, anyio.get_cancelled_exc_class()) and being_cancelled():
+                client.interrupted = client.ready.is_set()
                 raise
             error = unwrap(error)
             if not handed_over:
-                client.failure = error if isinstance(error, HookError) else _hook_error(client.hook, error)
+                client.failure = error if isinstance(error, HookError) else hook_error(client.hook, error)
             elif not client.closing.is_set():
                 self._crash = Violation(
                     expected="the provider's background tasks live as long as the provider",
@@ -296,7 +400,7 @@ class Session:
             client.ready.set()
             client.ended.set()
 
-    async def _make(self, client: "_Client") -> Any:
+    async def _make(self, client: Client) -> Any:
         factory = getattr(self.suite, client.hook)
         try:
             made = await factory(**accepted(factory, {"namespace": self.namespace, **client.config}))
@@ -307,14 +411,7 @@ class Session:
 
         return made
 
-    async def hook(self, name: str, call: Awaitable[T]) -> T:
-        """Await a hook of the suite; what it raises is not the provider's failure."""
-        try:
-            return await call
-        except Exception as error:
-            raise _hook_error(name, error) from error
-
-    async def release(self, client: "Journaled") -> None:
+    async def release(self, client: Journaled) -> None:
         """End *client* now instead of at the end of the rule, and wait until its host task has ended."""
         ending = self.closes(client)
         ending.closing.set()
@@ -322,7 +419,7 @@ class Session:
             await ending.ended.wait()
         await anyio.lowlevel.checkpoint()
 
-    def closes(self, client: "Journaled") -> "_Client":
+    def closes(self, client: Journaled) -> Client:
         """The rule itself closes *client*: what another closing does is not its subject."""
         client._omnitck_client.closed = True
         return client._omnitck_client
@@ -344,21 +441,32 @@ class Session:
         """The provider behind the first client that opened."""
         return next((each.provider for each in self._clients if each.provider is not None), None)
 
-    async def _close(self) -> BaseException | None:
-        if "shared" in self.suite.declared:
+    async def _close(self) -> None:
+        if "shared" in self.plan.declared and self.trial.cells is not None:
             await self._tidy()
         for tidy in self.afterwards:
             with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience), suppress(Exception):
                 await tidy()
-        for client in reversed(self._clients):
+        # The last to close has until the task group ends, which no other scope need watch.
+        opened = [each for each in reversed(self._clients) if each.ready.is_set()]
+        for client in opened[:-1]:
             client.closing.set()
-            if not client.ready.is_set():
-                continue  # It never opened; the end of the task group cancels its host.
-
             with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience):
                 await client.ended.wait()
-                continue
+            if not client.ended.is_set():
+                break
+        else:
+            for client in opened[-1:]:
+                client.closing.set()
+            if len(opened) == len(self._clients):
+                if not all(each.ended.is_set() for each in opened):
+                    self._tasks.cancel_scope.deadline = anyio.current_time() + CLOSING_SECONDS * self.suite.patience
+                return
 
+        self._tasks.cancel_scope.cancel()
+
+    def _closing_failure(self) -> BaseException | None:
+        if any(each.interrupted and each.closing.is_set() for each in self._clients):
             return Violation(
                 given="closing the client at the end of the rule",
                 expected=f"it ends within {CLOSING_SECONDS * self.suite.patience:g} s",
@@ -368,20 +476,21 @@ class Session:
 
     async def _tidy(self) -> None:
         """Erase what the rule wrote and nothing else: only names that hold this rule's own unguessable one."""
+        cells = self.trial.cells
         for client in [each for each in self._clients if each.provider is not None and each.hook == "make_provider"]:
             names = [name for name in client.touched if self.namespace in name]
             with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience):
                 provider: Any = client.provider
                 for name in names:
                     try:
-                        await self.suite.cells.tidy(provider, name)
+                        await cells.tidy(provider, name)
                     except TCKError:
                         if not client.closed:
                             continue
                         config = {key: value for key, value in client.config.items() if key != "address"}
                         try:
                             provider = raw(await self.connect(config))
-                            await self.suite.cells.tidy(provider, name)
+                            await cells.tidy(provider, name)
                         except (HookError, TCKError):
                             break
                     except Exception:
@@ -389,29 +498,44 @@ class Session:
 
     # The words of a failure.
 
-    def complete(self, violation: Violation, name: str) -> None:
-        """Add to *violation* what the session knows, and mask the secrets in it."""
-        suite, rule = self.suite, self.rule
-        violation.heading = violation.heading or f"{name} [{rule.level_in(type(suite).contract)}] {rule.statement}"
+    def complete(self, violation: Violation, entry: Entry) -> Violation:
+        """*violation* with what the session knows, and without the secrets in it."""
+        cls = type(self.suite)
+        during = f", audited after {self.entry.id}" if entry.rule.ambient else ""
+        violation.heading = violation.heading or f"{entry.id} [{entry.level}{during}] {entry.rule.statement}"
         provider = self.first_provider()
         violation.provider = "" if provider is None else f"{type(provider).__module__}.{type(provider).__qualname__}"
         violation.trace = violation.trace or self.journal.lines()
-        cls = type(suite)
         if cls.again:
-            violation.again = cls.again.replace("{rule}", name)
+            violation.again = cls.again.replace("{rule}", self.entry.id)
         else:
-            violation.again = f"python -m unittest {cls.__module__}.{cls.__qualname__}.{rule.method}"
+            violation.again = f"python -m unittest {cls.__module__}.{cls.__qualname__}.{self.entry.rule.method}"
         if self.planted:
             violation.trace = [self.masked(each) for each in violation.trace]
             for each in (violation, *violation.others):
                 for field in ("given", "expected", "observed", "hint", "case", "provider", "heading", "again"):
                     setattr(each, field, self.masked(getattr(each, field)))
+        if violation.__cause__ is not None:
+            violation.__cause__ = Cause(self, violation.__cause__)
+        return violation
 
     def masked(self, text: str) -> str:
         """*text* without the suite's credentials, and without what the rule planted."""
         for secret in self.planted:
             text = text.replace(secret, "***")
         return text
+
+
+def _closer(provider: object) -> Callable[[], object] | None:
+    """What closes *provider*, if anything does; one whose attributes cannot be asked for has no such thing."""
+    for name in ("aclose", "close"):
+        try:
+            found: Callable[[], object] | None = getattr(provider, name, None)
+        except Exception:
+            continue
+        if callable(found):
+            return found
+    return None
 
 
 def _waited(cancellation: BaseException) -> str:
@@ -423,168 +547,8 @@ def _waited(cancellation: BaseException) -> str:
     return place
 
 
-def _hook_error(hook: str, error: BaseException) -> HookError:
+def hook_error(hook: str, error: BaseException) -> HookError:
+    """*error* as the failure of *hook*: not the provider's."""
     wrapped = HookError(f"{hook} raised {describe_error(error)}")
     wrapped.__cause__ = error
     return wrapped
-
-
-def accepted(function: Callable[..., object], config: dict[str, Any]) -> dict[str, Any]:
-    """Of *config*, what *function* takes: the kit's own extras are offered, the rest is required."""
-    extras = {"namespace"}
-    names, takes_any = parameters(function)
-    return config if takes_any else {key: value for key, value in config.items() if key in names or key not in extras}
-
-
-def parameters(function: Callable[..., object]) -> tuple[frozenset[str], bool]:
-    """The names of what *function* takes, and whether it takes any other name too."""
-    return _parameters(getattr(function, "__func__", function))
-
-
-@functools.lru_cache(maxsize=256)
-def _parameters(function: Callable[..., object]) -> tuple[frozenset[str], bool]:
-    """Remembered: to read a signature costs more than most hooks do."""
-    found = inspect.signature(function).parameters.values()
-    return frozenset(each.name for each in found), any(each.kind is each.VAR_KEYWORD for each in found)
-
-
-class _Client:
-    """A provider in its host task."""
-
-    def __init__(self, config: dict[str, Any], hook: str) -> None:
-        self.config = config
-        self.hook = hook
-        self.provider: Any = None
-        self.failure: HookError | None = None
-        self.close_error: Violation | None = None
-        self.closed = False
-        self.touched: dict[str, None] = {}
-        self.ready = anyio.Event()
-        self.closing = anyio.Event()
-        self.ended = anyio.Event()
-
-    def hand_over(self, provider: object) -> bool:
-        self.provider = provider
-        self.ready.set()
-        return True
-
-
-class Journal:
-    """The last calls that a rule made, for the trace of a failure. Text is made only when it is needed."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.calls: deque[_Call] = deque(maxlen=LONGEST_TRACE)
-
-    def forget(self) -> None:
-        """Keep nothing, from now on: the calls of this rule carry secrets."""
-        self.calls = deque(maxlen=0)
-
-    def lines(self) -> list[str]:
-        """One line a call, the oldest first."""
-        return [f"+{1000 * (call.at - self.began):.1f} ms {call}" for call in self.calls]
-
-    def pending(self) -> str:
-        """The call that has not ended, if one has not."""
-        return next((f"{call.head()} has not ended" for call in reversed(self.calls) if call.outcome is _PENDING), "")
-
-
-_PENDING = object()
-
-
-class _Call:
-    __slots__ = ("arguments", "at", "error", "keywords", "method", "outcome")
-
-    def __init__(self, method: str, arguments: tuple[object, ...], keywords: dict[str, object]) -> None:
-        self.at = time.perf_counter()
-        self.method = method
-        self.arguments = arguments
-        self.keywords = keywords
-        self.outcome: object = _PENDING
-        self.error: BaseException | None = None
-
-    def head(self) -> str:
-        shown = [describe(each, 60) for each in self.arguments]
-        shown += [f"{key}={describe(each, 60)}" for key, each in self.keywords.items()]
-        return f"{self.method}({', '.join(shown)})"
-
-    def __str__(self) -> str:
-        if self.error is not None:
-            return f"{self.head()} raised {describe_error(self.error)}"
-        if self.outcome is _PENDING:
-            return f"{self.head()} ..."
-        return f"{self.head()} -> {describe(self.outcome, 80)}"
-
-
-class Journaled:
-    """A provider, seen through a journal of the calls made on it."""
-
-    def __init__(self, provider: Any, journal: Journal, client: _Client) -> None:
-        self._omnitck_raw = provider
-        self._omnitck_journal = journal
-        self._omnitck_client = client
-
-    def __getattr__(self, name: str) -> Any:
-        member = getattr(self._omnitck_raw, name)
-        if not callable(member):
-            return member
-
-        journal, client = self._omnitck_journal, self._omnitck_client
-
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            entry = _Call(name, arguments, keywords)
-            journal.calls.append(entry)
-            if arguments:
-                _note(client.touched, arguments[0])
-            if name in ("close", "aclose"):
-                client.closed = True
-            try:
-                made = member(*arguments, **keywords)
-            except (KeyboardInterrupt, SystemExit) as error:
-                entry.error = error
-                raise _fatal(error) from error
-            except BaseException as error:
-                entry.error = error
-                raise
-            if inspect.isawaitable(made):
-                return _finish(made, entry)
-
-            entry.outcome = made
-            return made
-
-        return call
-
-
-async def _finish(made: Awaitable[T], entry: _Call) -> T:
-    try:
-        result = await made
-    except (KeyboardInterrupt, SystemExit) as error:
-        entry.error = error
-        raise _fatal(error) from error
-    except BaseException as error:
-        entry.error = error
-        raise
-
-    entry.outcome = result
-    return result
-
-
-def _fatal(error: BaseException) -> Violation:
-    """What would end the whole run is the provider's failure: Ctrl-C cancels a task, it is not raised inside one."""
-    return Violation(expected="no exception", observed=f"{describe_error(error)}, which ends the whole program")
-
-
-def _note(touched: dict[str, None], argument: object) -> None:
-    """Remember the names in the first argument of a call: one, several, or those of a transaction's steps."""
-    if isinstance(argument, str):
-        touched[argument] = None
-    elif isinstance(argument, dict | list | tuple | set):
-        for each in argument:
-            name = getattr(each, "key", each)
-            if isinstance(name, str):
-                touched[name] = None
-
-
-def raw(provider: Any) -> Any:
-    """The provider itself, without the journal."""
-    return provider._omnitck_raw if isinstance(provider, Journaled) else provider

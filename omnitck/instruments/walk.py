@@ -164,7 +164,7 @@ async def _call(provider: Any, method: str, arguments: list[Any], keywords: dict
 
 
 async def walk(
-    provider: object,
+    provider: Callable[[], object],
     model: Callable[[], object],
     steps: Sequence[Step],
     *,
@@ -173,7 +173,7 @@ async def walk(
     version_of: VersionOf = lambda step, value: None,
     subject: str = "store",
 ) -> Divergence | None:
-    """Take *steps* on *provider* and on a fresh *model*; the first disagreement, shortened, or None.
+    """Take *steps* on *provider* and on a *model*, both made anew for each replay; the first disagreement, shortened, or None.
 
     *names* makes fresh names for the placeholders. *refine* removes from a result what may differ between good providers, and
     *version_of* finds in it the version of the first name among the arguments. *subject* is what the Python calls the provider.
@@ -181,7 +181,7 @@ async def walk(
 
     async def disagreement(path: Sequence[Step]) -> tuple[int, str, str] | None:
         fresh = names()
-        tested, reference = (_Replay(each, fresh, refine, version_of) for each in (provider, model()))
+        tested, reference = (_Replay(each, fresh, refine, version_of) for each in (provider(), model()))
         for number, step in enumerate(path):
             expected, observed = await reference.take(step), await tested.take(step)
             if expected != observed:

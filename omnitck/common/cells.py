@@ -4,46 +4,44 @@ The common rules and every policy are written once against it. `operations` list
 that a new capability is attacked by tenancy and cancellation rules on the day that its operation is listed.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from omnitck.kit.definition import Operation
+from omnitck.kit.rules import optional
 from omnitck.shared.models import Limits
 
-__all__ = ["Cells", "Operation"]
+__all__ = ["Alias", "Cells", "Operation"]
 
 P = TypeVar("P")
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One public operation of a contract, bound to a name."""
+class Alias:
+    """Something mutable that goes into an operation or comes out of it, and may be changed afterwards without any effect."""
 
-    name: str
-    """Unique within the contract; the canonical name in telemetry."""
-    call: Callable[[Any, str, str], Awaitable[object]]
-    """`call(provider, name, token)`: an operation that writes stores *token*."""
-    method: str
-    """The method of the protocol that it calls."""
+    what: str
+    """In words: `the mapping given to set_many`."""
+    change: Callable[[Any, str, str], Awaitable[tuple[object, object]]]
+    """`change(provider, name, token)` changes it, and returns what is then seen and what has to be."""
     capability: str = ""
-    """The capability that brings it; empty for the core."""
-    argument: str | None = None
-    """The optional parameter of *method* that the capability brings, if it brings no method."""
-    writes: bool = False
-    needs_legal_name: bool = True
-    """Whether an illegal name is refused; a listing takes any text as a prefix."""
-    wide: bool = False
-    """Whether it reaches beyond its name, as one that empties a whole namespace does."""
+    """What brings it, beside what the verb `aliases` takes."""
 
 
 class Cells(Generic[P]):
-    """Five verbs that every data-holding contract supplies."""
+    """Verbs over cells: the first three are every contract's, those marked `optional` only of a contract that overrides them.
+
+    One that takes a capability of the provider says so with `needs`.
+    """
 
     operations: tuple[Operation, ...] = ()
     """Every public operation."""
     refusals: tuple[Operation, ...] = ()
     """Calls on a cell that holds a token, which the contract refuses: the natural failures."""
+    lacks: frozenset[str] = frozenset()
+    """Verbs that mean nothing under this contract, although there is an implementation to inherit."""
 
     async def write(self, provider: P, name: str, token: str) -> None:
         """Make the cell *name* hold *token*."""
@@ -57,6 +55,14 @@ class Cells(Generic[P]):
         """Make the cell absent."""
         raise NotImplementedError
 
+    async def own_write(self, provider: P, name: str, token: str) -> None:
+        """Make the cell hold *token* by an operation of the provider's, never behind its back."""
+        await self.write(provider, name, token)
+
+    async def shared_write(self, provider: P, name: str, token: str) -> None:
+        """Make the cell hold *token*, where it is the provider's part that others see it."""
+        await self.write(provider, name, token)
+
     async def prepare(self, provider: P, name: str) -> None:
         """Make what operations on the cell *name* need to be there, if anything: the cell stays absent."""
 
@@ -64,45 +70,13 @@ class Cells(Generic[P]):
         """Let *provider* itself work on the cell *name*: a write, unless it cannot write."""
         await self.write(provider, name, token)
 
-    async def names(self, provider: P, prefix: str) -> list[str]:
-        """The names of the cells that begin with *prefix*; only where `enumerates` is declared."""
-        raise NotImplementedError
+    def probes(self) -> list[Operation]:
+        """The operations whose answer tells whether a cell is there."""
+        return [each for each in self.operations if not each.writes]
 
     async def state(self, provider: P, name: str, declared: frozenset[str]) -> tuple[object, ...]:
         """All that can be known of the cell: its token, and where *declared* its version, its expiry."""
         return (await self.read(provider, name),)
-
-    async def alias(self, provider: P, name: str, token: str) -> str | None:
-        """Write *token*, change every mutable argument and result on the way; what then changed in the cell, or None."""
-        raise NotImplementedError
-
-    async def create(self, provider: P, name: str, token: str) -> None:
-        """Make the cell hold *token* only if it is absent; else raise `ConflictError`."""
-        raise NotImplementedError
-
-    async def handles(self, provider: P, name: str) -> list[str]:
-        """The versions, cursors and ids that the provider gives out for the cell."""
-        raise NotImplementedError
-
-    async def replay(self, provider: P, name: str, handle: str, token: str) -> object:
-        """Use *handle*, however it was come by, to write *token* to the cell, or to read it if that is what it is for."""
-        raise NotImplementedError
-
-    async def erase_many(self, provider: P, names: list[str]) -> None:
-        """Make all these cells absent in one operation."""
-        raise NotImplementedError
-
-    def watch(self, provider: P, name: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
-        """What happens to the cell *name*."""
-        raise NotImplementedError
-
-    async def url(self, provider: P, name: str) -> str:
-        """A URL with which anybody may read the cell."""
-        raise NotImplementedError
-
-    async def fetch(self, url: str) -> tuple[int, bytes]:
-        """The status and the body that a bare HTTP client gets for *url*."""
-        raise NotImplementedError
 
     async def tidy(self, provider: P, touched: str) -> None:
         """Remove what a rule left under *touched*, which was the first argument of a call."""
@@ -116,5 +90,52 @@ class Cells(Generic[P]):
         """How many bytes the longest token of the cell *name* has."""
         return limits.value_bytes
 
-    enumerates: str | None = None
-    """The capability that brings `names`, empty if the core does; None if the contract cannot enumerate."""
+    @optional
+    async def names(self, provider: P, prefix: str) -> list[str]:
+        """The names of the cells that begin with *prefix*."""
+        raise NotImplementedError
+
+    @optional
+    def aliases(self) -> Sequence[Alias]:
+        """Everything mutable that goes into the operations, or comes out of them."""
+        raise NotImplementedError
+
+    @optional
+    async def create(self, provider: P, name: str, token: str) -> None:
+        """Make the cell hold *token* only if it is absent; else raise `ConflictError`."""
+        raise NotImplementedError
+
+    @optional
+    async def handles(self, provider: P, name: str) -> list[str]:
+        """The versions, cursors and ids that the provider gives out for the cell."""
+        raise NotImplementedError
+
+    @optional
+    async def replay(self, provider: P, name: str, handle: str, token: str) -> object:
+        """Use *handle*, however it was come by, to write *token* to the cell, or to read it if that is what it is for."""
+        raise NotImplementedError
+
+    @optional
+    async def erase_many(self, provider: P, names: list[str]) -> None:
+        """Make all these cells absent in one operation."""
+        raise NotImplementedError
+
+    @optional
+    def watch(self, provider: P, name: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
+        """What happens to the cell *name*."""
+        raise NotImplementedError
+
+    @optional
+    async def write_timed(self, provider: P, name: str, token: str, ttl: float) -> None:
+        """Make the cell hold *token* for *ttl* seconds."""
+        raise NotImplementedError
+
+    @optional
+    async def url(self, provider: P, name: str) -> str:
+        """A URL with which anybody may read the cell."""
+        raise NotImplementedError
+
+    @optional
+    async def fetch(self, url: str) -> tuple[int, bytes]:
+        """The status and the body that a bare HTTP client gets for *url*."""
+        raise NotImplementedError

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from omnitck.kit.history.recorder import REFUSED, Op
+from omnitck.instruments.history.recorder import REFUSED, Op
 from omnitck.kit.text import describe
 
 __all__ = ["Counterexample", "Verdict", "check", "explain"]

@@ -3,7 +3,7 @@
 `queues` judges those of messages.
 """
 
-from omnitck.kit.history.linearizability import Counterexample, Verdict, check, explain
-from omnitck.kit.history.recorder import REFUSED, UNKNOWN, Marker, Op, Recorder
+from omnitck.instruments.history.linearizability import Counterexample, Verdict, check, explain
+from omnitck.instruments.history.recorder import REFUSED, UNKNOWN, Marker, Op, Recorder
 
 __all__ = ["REFUSED", "UNKNOWN", "Counterexample", "Marker", "Op", "Recorder", "Verdict", "check", "explain"]

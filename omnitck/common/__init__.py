@@ -1,0 +1,1 @@
+"""Rules and views that are written once, for every contract."""

@@ -1,0 +1,678 @@
+"""The rules that every client owes, whether it holds data or not: signatures, declarations, lifecycle, availability.
+
+Under a contract they carry its prefix: `KV-COM-14`. They need nothing but the contract's operations, so that a circuit breaker
+has them too. What a provider with cells owes beside is in `omnitck.common.data`.
+"""
+
+import asyncio
+import gc
+import inspect
+import logging
+import sys
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import anyio
+
+from omnitck.instruments.canary import error_text, reveals
+from omnitck.instruments.cancellation import sweep
+from omnitck.instruments.faults import FaultProxy
+from omnitck.kit.checks import known_by
+from omnitck.kit.clients import raw
+from omnitck.kit.concurrency import Attempt, Call, attempt, gather, together
+from omnitck.kit.contract import Contract
+from omnitck.kit.definition import Operation
+from omnitck.kit.rules import rule
+from omnitck.kit.text import describe, describe_error
+from omnitck.kit.trial import Plain, Trial
+from omnitck.registry import registered
+from omnitck.shared.capabilities import EVERYWHERE, PRODUCTION
+from omnitck.shared.exceptions import ClosedError, TCKError, UnavailableError, UnsupportedError
+
+__all__ = ["ClientRules", "ClientTrial", "Lifecycle"]
+
+P = TypeVar("P")
+
+BLOCKED_SECONDS = 0.1
+"""A pause of the event loop that is no longer scheduling."""
+
+
+class Lifecycle(Protocol):
+    """Capability `lifecycle`: a client that ends."""
+
+    async def close(self) -> None:
+        """Release everything. Idempotent; afterwards every operation raises `ClosedError`."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+class ClientTrial(Trial[P]):
+    """The words of rules about clients, whether they hold data or not."""
+
+    async def use(self, client: Any, name: str = "") -> bool:
+        """Let *client* itself do something real, under *name* if given. True, once it has."""
+        name = name or self.key()
+        if self.cells is not None:
+            await self.cells.use(client, name, self.token())
+        else:
+            await (await self.arranged(self.operations()[0], client, name))()
+        return True
+
+    async def occupy(self, client: Any, name: str) -> None:
+        """Let something be under *name*, if providers hold data at all: to use a client need not write."""
+        if self.cells is None:
+            await self.use(client, name)
+        else:
+            await self.cells.write(client, name, self.token())
+
+    async def look(self, client: Any, name: str) -> object:
+        """What *client* says of *name*: something other than None, once it is occupied."""
+        return await (self.use(client, name) if self.cells is None else self.cells.read(client, name))
+
+    async def ready(self, operation: Operation, client: Any, name: str) -> Callable[[], Call[object]]:
+        """Makes calls of *operation* on *name*, each with a token of its own, once what they cannot do without is there."""
+        if self.cells is not None:
+            await self.cells.prepare(client, name)
+            return partial(self.bound, operation, client, name)
+        if operation.arrange is None:
+            return partial(self.bound, operation, client, name)
+
+        arranged = await operation.arrange(client, name, self.token())
+        return lambda: partial(operation.call, client, name, self.token(), arranged)
+
+    async def refusal(self, operation: Operation, client: Any, name: str, token: str | None = None) -> Call[object]:
+        """*operation*, one of the refusals, on *name* and *token*, yet to be called and refused."""
+        if self.cells is not None:
+            await self.cells.write(client, name, self.token())
+        return await self.arranged(operation, client, name, token)
+
+    async def calls(self, client: Any, name: str) -> dict[str, Call[object]]:
+        """Every declared operation on *name*, yet to be called."""
+        if self.cells is not None:
+            return self.unarranged(client, name)
+        return {each.name: (await self.ready(each, client, name))() for each in self.operations()}
+
+    def unarranged(self, client: Any, name: str) -> dict[str, Call[object]]:
+        """The same where nothing can be arranged, as the backend is out of reach; with a look at what a result does not show."""
+
+        async def outcome(operation: Operation) -> object:
+            return (await self.outcome(operation, client, name)).result()
+
+        return {each.name: partial(outcome, each) for each in self.operations()}
+
+    @asynccontextmanager
+    async def proxy(self) -> AsyncIterator[FaultProxy]:
+        """A proxy in front of the suite's backend."""
+        host, port = await self.ask("backend_address")
+        async with FaultProxy(host, port) as proxy:
+            yield proxy
+
+    @asynccontextmanager
+    async def faulty(self) -> AsyncIterator[tuple[Any, Call[object], Call[object]]]:
+        """A client, what cuts it off from its backend, and what brings the backend back."""
+        if self.has("cut") and self.has("heal"):
+            self.session.afterwards.append(partial(self.ask, "heal"))
+            yield await self.connect(), partial(self.ask, "cut"), partial(self.ask, "heal")
+            return
+        if not self.has("backend_address"):
+            self.not_provoked("the suite has neither `backend_address` nor `cut` and `heal`")
+
+        async with self.proxy() as proxy:
+            client: Any = await self.connect(address=proxy.address)
+
+            async def cut() -> None:
+                proxy.cut()
+
+            async def heal() -> None:
+                proxy.heal()
+
+            yield client, cut, heal
+            await self.session.release(client)
+
+    @asynccontextmanager
+    async def client_of_its_own(self) -> AsyncIterator[Any]:
+        """A client that is gone at the end of the context, its host task too."""
+        client: Any = await self.connect()
+        yield client
+        await self.session.release(client)
+
+    @asynccontextmanager
+    async def slow_client(self) -> AsyncIterator[Any]:
+        """A client, behind a proxy with latency where the suite has a TCP backend, so that cancellation finds it waiting."""
+        if not self.has("backend_address"):
+            yield await self.connect()
+            return
+
+        async with self.proxy() as proxy:
+            client: Any = await self.connect(address=proxy.address)
+            proxy.latency = 0.004
+            yield client
+            proxy.latency = 0.0
+            await self.session.release(client)
+
+    async def expect_unavailable(self, calls: Mapping[str, Call[object]], when: str) -> None:
+        """Fail the rule unless each of *calls*, made at once, raises `UnavailableError` with a cause in time."""
+
+        async def one(call: Call[object]) -> BaseException:
+            with anyio.move_on_after(self.answer_seconds):
+                tried = await attempt(call)
+                return tried.error or LookupError(f"returned {describe(tried.value)}")
+            return TimeoutError(f"nothing within {self.answer_seconds:g} s")
+
+        errors = await gather(partial(one, each) for each in calls.values())
+        for operation, error in zip(calls, errors, strict=True):
+            with self.case(operation):
+                said = isinstance(error, UnavailableError)
+                self.check(
+                    said and error.__cause__ is not None,
+                    given=f"{operation} {when}",
+                    expected="UnavailableError with a __cause__",
+                    observed=Plain(describe_error(error) + (" without a __cause__" if said else "")),
+                )
+
+    async def eventually(self, call: Call[object]) -> object:
+        """The result of *call* once it no longer raises `UnavailableError`; None after the time for an answer or a message."""
+        with self.waiting(self.told_seconds):
+            while True:
+                tried = await attempt(call)
+                if not isinstance(tried.error, UnavailableError):
+                    return tried.result()
+                await anyio.sleep(0.02)
+        return None
+
+    async def check_watch_ends(self, client: Any, watcher: AbstractAsyncContextManager[AsyncIterator[object]]) -> None:
+        """Fail the rule unless `close()` ends the iteration of *watcher*, which nothing feeds: quietly or with `ClosedError`."""
+        ended: Attempt[object] = Attempt()
+        with anyio.move_on_after(self.answer_seconds) as scope:
+            async with watcher as values:
+                ended, _ = await together([lambda: anext(values, None), client.close])
+        if scope.cancelled_caught:
+            observed = "it waits on"
+        elif ended.error is None:
+            observed = "" if ended.value is None else f"it yields {describe(ended.value)}"
+        else:
+            observed = "" if isinstance(ended.error, ClosedError) else describe_error(ended.error)
+        self.check(
+            not observed,
+            given="close() of the client while it watches",
+            expected="the iteration ends, or raises ClosedError",
+            observed=Plain(observed),
+        )
+
+    def check_method(self, provider: object, name: str, promised: Any) -> None:
+        """Fail the rule unless *provider* has the method *name* as its protocol has *promised*."""
+        method = getattr(provider, name, None)
+        given = f"{type(provider).__name__}.{name}"
+        self.check(
+            callable(method), given=given, expected="a method", observed=Plain("none" if method is None else describe(method))
+        )
+        if inspect.iscoroutinefunction(promised):
+            is_coroutine = inspect.iscoroutinefunction(method)
+            self.check(
+                is_coroutine,
+                given=given,
+                expected="a coroutine function (`async def`)",
+                observed=Plain("a plain function"),
+                hint="a synchronous call would block the event loop",
+            )
+        wanted = [each for each in inspect.signature(promised).parameters if each != "self"]
+        if name.startswith("__"):
+            return
+
+        parameters = inspect.signature(method).parameters.values()  # type: ignore[arg-type]
+        by_name = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+        missing = [each for each in wanted if each not in by_name]
+        if missing and not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            self.fail_rule(
+                given=given,
+                expected=f"parameters named {', '.join(wanted)}",
+                observed=f"no parameter {', '.join(missing)} that can be given by name",
+            )
+
+    async def shortest_pause(self, client: Any, proxy: FaultProxy | None = None) -> float:
+        """The longest pause of the event loop in the best of five attempts, each with every operation at once."""
+        shortest = float("inf")
+        for _ in range(5):
+            calls = [(await self.ready(each, client, self.key()))() for each in self.operations()]
+            if proxy is not None:
+                proxy.latency = 0.15
+            shortest = min(shortest, await _longest_pause(calls))
+            if proxy is not None:
+                proxy.latency = 0.0
+            if shortest < BLOCKED_SECONDS:
+                break
+        return shortest
+
+
+class ClientRules(Contract):
+    """The family of clients."""
+
+    trial: ClassVar[type[Trial[Any]]] = ClientTrial
+
+    @rule("COM-01")
+    async def test_com_01_operations_have_the_contracts_signatures(self, t: ClientTrial[Any]) -> None:
+        """Every mandatory method exists, is a coroutine function, and takes the contract's parameter names as keywords.
+
+        Catches a synchronous SDK call exposed as a method, and a renamed keyword argument.
+        """
+        provider = raw(await t.connect())
+        for name, promised in _methods(t.plan.protocols.get("")):
+            with t.case(name):
+                t.check_method(provider, name, promised)
+
+    @rule("COM-02")
+    async def test_com_02_declarations_are_known_and_meet_the_floors(self, t: ClientTrial[Any]) -> None:
+        """A provider's `capabilities` holds only names that the standard knows, and its `limits` meets every floor.
+
+        Both attributes are what the application reads; a core provider need not have them. Where it obeys several contracts, it
+        has the capabilities of all. Catches a typing error that silently takes a whole family of rules away.
+        """
+        provider = raw(await t.connect())
+        names: Iterable[object] = getattr(provider, "capabilities", ())
+        known = t.plan.known | EVERYWHERE
+        if not known.issuperset(names):
+            known = known.union(*(known_by(each.contract) for each in registered() if each.contract))
+        unknown = sorted(str(each) for each in names if each not in known)
+        t.check(not unknown, given="capabilities", expected="only known names", observed=unknown)
+        broken = t.numbers().broken_floors()
+        t.check(not broken, given="limits", expected="every floor met", observed=Plain("; ".join(broken)))
+
+    @rule("COM-03")
+    async def test_com_03_undeclared_operations_are_refused(self, t: ClientTrial[Any]) -> None:
+        """An operation or argument that is not declared is missing, or raises `UnsupportedError` without effect.
+
+        It is never ignored: an application that passes `ttl=60` to a store that drops it stores for ever.
+        """
+        client = await t.connect()
+        for operation in t.operations(undeclared=True):
+            with t.case(operation.name):
+                if not _offers(raw(client), operation):
+                    continue
+
+                name, token = t.key(), t.token()
+                if t.cells is not None:
+                    await t.cells.write(client, name, token)
+                tried = await attempt(t.bound(operation, client, name))
+                t.check(
+                    isinstance(tried.error, UnsupportedError),
+                    given=f"{operation.name}, which is not declared",
+                    expected="no such method or argument, or UnsupportedError",
+                    observed=Plain(describe_error(tried.error) if tried.error else f"returned {describe(tried.value)}"),
+                )
+                if t.cells is not None:
+                    t.same(await t.cells.read(client, name), token, given=f"the cell after the refused {operation.name}")
+
+    @rule("COM-04")
+    async def test_com_04_declared_operations_are_present(self, t: ClientTrial[Any]) -> None:
+        """Every declared capability's operations are there, and the provider's own `capabilities` says what the suite declares.
+
+        Catches a list of features that drifts away from the code.
+        """
+        provider = raw(await t.connect())
+        for capability in sorted(t.declared):
+            for name, promised in _methods(t.plan.protocols.get(capability)):
+                with t.case(f"{capability}: {name}"):
+                    t.check_method(provider, name, promised)
+        advertised = getattr(provider, "capabilities", None)
+        if advertised is not None:
+            # What a policy brings is declared by the suite alone: a provider need not know of policies.
+            own = t.plan.known & (t.plan.definition.protocols.keys() | PRODUCTION.keys())
+            t.check(
+                own & set(advertised) == own & t.declared,
+                given="the provider's attribute `capabilities`",
+                expected=f"what the suite declares: {', '.join(sorted(own & t.declared)) or 'nothing'}",
+                observed=Plain(", ".join(sorted(map(str, advertised))) or "nothing"),
+                hint="declare in the suite's `capabilities` (on the command line: --capability) what the provider has",
+            )
+
+    @rule("COM-07", "lifecycle")
+    async def test_com_07_closing_twice_is_fine(self, t: ClientTrial[Any]) -> None:
+        """`close()` may be called again, also concurrently, and raises nothing.
+
+        Catches a pool that is released twice.
+        """
+        client = await t.connect()
+        await t.use(client)
+        for tried in [*await together([client.close, client.close]), await attempt(client.close)]:
+            if tried.error is not None:
+                t.fail_rule(
+                    given="close(), twice at once and once more", expected="no exception", observed=describe_error(tried.error)
+                )
+
+    @rule("COM-08", "lifecycle")
+    async def test_com_08_a_closed_client_refuses_everything(self, t: ClientTrial[Any]) -> None:
+        """After `close()` every operation raises `ClosedError` at once.
+
+        Catches the operation that hangs, raises `AttributeError`, or silently connects again.
+        """
+        client = await t.connect()
+        name = t.key()
+        await t.use(client, name)
+        calls = await t.calls(client, name)
+        await client.close()
+        for operation, call in calls.items():
+            with t.case(operation):
+                await t.refused(
+                    call,
+                    ClosedError,
+                    given=f"{operation} after close()",
+                )
+
+    @rule("COM-09", "lifecycle")
+    async def test_com_09_leaving_the_context_closes(self, t: ClientTrial[Any]) -> None:
+        """`async with` closes on the way out, and neither swallows nor replaces the exception of its body.
+
+        Catches an `__aexit__` that returns something true.
+        """
+        client = await t.connect()
+        provider = raw(client)
+        t.session.closes(client)
+        error = LookupError("raised in the body")
+        given = "an exception raised in the body of `async with provider`"
+        try:
+            async with provider:
+                raise error
+        except BaseException as raised:
+            t.check(raised is error, given=given, expected="the same exception", observed=Plain(describe_error(raised)))
+        else:
+            t.fail_rule(given=given, expected="the same exception outside", observed="no exception")
+        await t.refused(lambda: t.look(provider, t.key()), ClosedError, given="a read after the end of `async with`")
+
+    @rule("COM-10", "lifecycle", "shared")
+    async def test_com_10_closing_one_client_leaves_the_others(self, t: ClientTrial[Any]) -> None:
+        """Closing one client leaves every other client working.
+
+        Catches a connection pool that all clients share and the first one closes.
+        """
+        leaving, staying = await t.clients(2)
+        name, token = t.key(), t.token()
+        if t.cells is not None:
+            await t.cells.write(staying, name, token)
+        await t.use(leaving)
+        await leaving.close()
+        if t.cells is None:
+            await t.use(staying)
+        else:
+            t.same(await t.cells.read(staying, name), token, given="a read after another client has closed")
+
+    @rule("COM-11", "lifecycle", exclusive=True)
+    async def test_com_11_closing_ends_operations_in_flight(self, t: ClientTrial[Any]) -> None:
+        """`close()` ends every operation in flight, with its result or `ClosedError`, and leaves no task and no open resource.
+
+        Catches a reader task that is orphaned, a socket that is left to the garbage collector.
+        """
+        # What others left behind is not this rule's, and must not be found at its end.
+        gc.collect()
+        before = _tasks()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ResourceWarning)
+            async with t.client_of_its_own() as client:
+                calls: list[Call[object]] = [partial(t.use, client, t.key()) for _ in range(20)]
+                with anyio.move_on_after(t.answer_seconds) as scope:
+                    *tried, _ = await together([*calls, client.close])
+                t.check(
+                    not scope.cancelled_caught,
+                    given="20 operations and close() at once",
+                    expected=f"all have ended within {t.answer_seconds:g} s",
+                    observed=Plain("some have not"),
+                )
+                for each in tried:
+                    if each.error is not None and not isinstance(each.error, ClosedError):
+                        t.fail_rule(
+                            given="an operation while close() is called",
+                            expected="its result or ClosedError",
+                            observed=describe_error(each.error),
+                        )
+            del client, calls, tried, each
+            # A task that was told to end needs a few turns to do so.
+            for _ in range(50):
+                leaked = _tasks() - before
+                if not leaked:
+                    break
+                await anyio.sleep(0.002)
+            gc.collect()
+        t.check(
+            not leaked,
+            given="the tasks after close()",
+            expected="no more than before the client was made",
+            observed=Plain(", ".join(sorted(_task_name(each) for each in leaked))),
+        )
+        warned = [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
+        t.check(not warned, given="garbage collection after close()", expected="no ResourceWarning", observed=warned)
+
+    @rule("COM-12", "availability", deadline=30)
+    async def test_com_12_an_unreachable_backend_is_said(self, t: ClientTrial[Any]) -> None:
+        """With the backend unreachable every operation raises `UnavailableError` with a cause, in time.
+
+        Catches a vendor's exception that leaks, and a wait or retries without an end. A client that had been connected says
+        the same when its connection is cut and when the backend falls silent, and works again when the network does. nats-py
+        leaves a request without an answer when its connection is reset; redis-py retries by default, which counts an
+        increment twice.
+        """
+        name = t.key()
+        if t.has("unreachable_provider"):
+            client = await t.session.connect({}, "unreachable_provider")
+            await t.expect_unavailable(t.unarranged(client, name), "with an unreachable backend")
+        if t.has("backend_address"):
+            async with t.proxy() as proxy:
+                client = await t.connect(address=proxy.address)
+                await t.occupy(client, name)
+                await t.look(client, name)  # a message that is on its way at the cut may come after those that follow it
+                for when, fault in (
+                    ("after the connection was cut", proxy.cut),
+                    ("while the backend is silent", proxy.black_hole),
+                ):
+                    calls = await t.calls(client, name)
+                    fault()
+                    await t.expect_unavailable(calls, when)
+                    proxy.heal()
+                    works = await t.eventually(partial(t.look, client, name))
+                    t.check(
+                        works is not None,
+                        given="a read with the same client once the network is back",
+                        expected="its answer",
+                        observed=Plain("none, or UnavailableError to the end"),
+                    )
+
+    @rule("COM-14", deadline=30)
+    async def test_com_14_a_cancelled_operation_ends(self, t: ClientTrial[Any]) -> None:
+        """Cancelling an operation, wherever it waits, ends it promptly with the cancellation.
+
+        Catches `except BaseException`, a shield around a wait without an end, and a retry loop that takes cancellation for a
+        failure. An operation whose result was there when the cancellation came may return it.
+        """
+        async with t.slow_client() as client:
+            for operation in t.operations():
+                with t.case(operation.name):
+                    name = t.key()
+                    async for each in sweep(await t.ready(operation, client, name)):
+                        t.check(
+                            each.ended == "cancelled" or (each.ended == "raised" and isinstance(each.error, TCKError)),
+                            given=f"{operation.name}, cancelled at its wait number {each.step + 1}",
+                            expected="the cancellation",
+                            observed=Plain(
+                                "it was still running after 2 s"
+                                if each.ended == "running"
+                                else f"it raised {describe_error(each.error)}"
+                                if each.error
+                                else f"it went on and returned {describe(each.value)}"
+                            ),
+                            hint="look for `except BaseException`, a bare `except:` or `asyncio.shield`",
+                        )
+
+    @rule("COM-23", exclusive=True, deadline=30)
+    async def test_com_23_the_event_loop_keeps_running(self, t: ClientTrial[Any]) -> None:
+        """While an operation waits for its backend, the event loop keeps running.
+
+        Catches `requests` or `boto3` inside `async def`. All operations are under way at once, behind 150 ms of latency where
+        there is a TCP backend, beside a task that only takes turns. A blocking call pauses the loop every time, anything else now
+        and then, so the rule asks up to five times; the time in which a loaded machine gave the loop no processor is not counted
+        where the system tells it (Linux).
+        """
+        if t.has("backend_address"):
+            async with t.proxy() as proxy:
+                client = await t.connect(address=proxy.address)
+                await t.use(client)
+                pause = await t.shortest_pause(client, proxy)
+                await t.session.release(client)
+        else:
+            pause = await t.shortest_pause(await t.connect())
+        t.check(
+            pause < BLOCKED_SECONDS,
+            given="every operation at once, beside a task that takes turns",
+            expected=f"no pause of {1000 * BLOCKED_SECONDS:g} ms",
+            observed=Plain(f"at least {1000 * pause:.0f} ms, five times in a row"),
+            hint="a blocking call inside `async def`: use the SDK's async client, or a thread",
+        )
+
+    @rule("COM-24", hook="credentials", exclusive=True)
+    async def test_com_24_credentials_are_not_shown(self, t: ClientTrial[Any]) -> None:
+        """Neither `repr` and `str` of the provider, nor its log records, nor its exceptions contain a credential.
+
+        In plain, base64, hexadecimal, URL or JSON form, in the text of an exception, its arguments or its attributes. Catches a
+        DSN with its password in a `repr`. psycopg's exception of a connection that failed keeps its settings in an attribute.
+        """
+        shown: dict[str, str] = {}
+        records = _Records()
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(records)
+        root.setLevel(min(level or logging.INFO, logging.INFO))
+        try:
+            client = await t.connect()
+            provider = raw(client)
+            shown["repr(provider)"] = repr(provider)
+            shown["str(provider)"] = str(provider)
+            calls = {each.name: (await t.ready(each, client, t.key()))() for each in t.operations()}
+            calls |= {each.name: await t.refusal(each, client, t.key()) for each in t.refusals()}
+            for operation, call in calls.items():
+                tried = await attempt(call)
+                if tried.error is not None:
+                    shown[f"the error of {operation}"] = error_text(tried.error)
+            if t.has("unreachable_provider"):
+                client = await t.session.connect({}, "unreachable_provider")
+                shown["repr(provider) without its backend"] = repr(raw(client))
+                tried = await attempt(lambda: t.look(client, t.key()))
+                if tried.error is not None:
+                    shown["the error of an unreachable backend"] = error_text(tried.error)
+        finally:
+            root.removeHandler(records)
+            root.setLevel(level)
+        for record in records.lines:
+            shown[f"the log record {t.session.masked(describe(record, 80))}"] = record
+        for where, text in shown.items():
+            with t.case(where):
+                t.check(
+                    not any(reveals(text, secret) for secret in t.suite.credentials),
+                    given=where,
+                    expected="no credential",
+                    observed=Plain("a credential is in it"),
+                )
+
+
+async def _longest_pause(calls: Sequence[Call[object]]) -> float:
+    longest = 0.0
+
+    async def beat() -> None:
+        nonlocal longest
+        last = _running_time()
+        while True:
+            await anyio.sleep(0.001)
+            now = _running_time()
+            longest = max(longest, now - last)
+            last = now
+
+    async def begin(number: int, call: Call[object]) -> object:
+        # One after another: what several do before they first wait is no pause that one of them makes.
+        await anyio.sleep(0.002 * number)
+        return await call()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(beat)
+        await together(partial(begin, number, call) for number, call in enumerate(calls, 1))
+        await anyio.sleep(0.002)
+        tasks.cancel_scope.cancel()
+    return longest
+
+
+class _Records(logging.Handler):
+    """Keeps what is logged at INFO or above, with its arguments and tracebacks."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += error_text(record.exc_info[1])
+        self.lines.append(text)
+
+
+def _methods(protocol: type | None) -> list[tuple[str, Any]]:
+    """The public methods that a protocol promises."""
+    if protocol is None:
+        return []
+
+    return [
+        (name, member)
+        for name, member in vars(protocol).items()
+        if inspect.isfunction(member)
+        and (not name.startswith("_") or name in ("__aenter__", "__aexit__"))
+        and name != "__init__"
+        and name != "__subclasshook__"
+    ]
+
+
+def _offers(provider: object, operation: Operation) -> bool:
+    """Whether the provider has the method, and where it matters the argument, of an operation."""
+    method = getattr(provider, operation.method, None)
+    if method is None or operation.argument is None:
+        return method is not None
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):
+        return True
+
+    return any(each.name == operation.argument or each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def _running_time() -> float:
+    """Seconds on a clock that stands still while this thread is ready to run and has no processor, if the system tells."""
+    for _ in range(100):
+        waited = _waiting_time()
+        now = time.perf_counter()
+        if _waiting_time() == waited:  # else the thread was interrupted between the two, and they do not belong together
+            break
+    return now - waited
+
+
+def _waiting_time() -> float:
+    """Seconds in which this thread was ready to run and had no processor; 0 if the system does not tell."""
+    try:
+        with open("/proc/thread-self/schedstat", "rb", buffering=0) as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def _tasks() -> set[Any]:
+    """The tasks of this event loop; only asyncio keeps a list."""
+    if "asyncio" not in sys.modules:
+        return set()
+    try:
+        return set(asyncio.all_tasks())
+    except RuntimeError:
+        return set()
+
+
+def _task_name(task: Any) -> str:
+    coroutine = task.get_coro()
+    return getattr(coroutine, "__qualname__", None) or str(coroutine)

@@ -1,0 +1,1 @@
+"""What rules measure with. None of it knows a contract."""
