@@ -10,23 +10,32 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from functools import cached_property, partial
+from functools import partial
 from itertools import combinations
 from typing import Any, ClassVar, Protocol, cast
 
 import anyio
 
-from omnitck.kit.cancellation import sweep
-from omnitck.kit.cells import Operation
-from omnitck.kit.common import Lifecycle
+from omnitck.common.clients import Lifecycle
+from omnitck.instruments.cancellation import sweep
 from omnitck.kit.concurrency import gather
-from omnitck.kit.contract import Plain, rule
-from omnitck.kit.messaging import Inbox, MessagingRules, TopicCells
+from omnitck.kit.definition import Definition, Operation
+from omnitck.kit.rules import needs, rule
 from omnitck.kit.text import describe
+from omnitck.kit.trial import Plain, Trial
+from omnitck.messaging.topics import TOPIC_HOOKS, Inbox, MessagingRules, MessagingTrial, TopicCells
 from omnitck.shared.exceptions import InvalidArgumentError
 from omnitck.shared.models import DelayLimits
 
-__all__ = ["DelayedMessagingContract", "DelayedPublisherProtocol"]
+__all__ = [
+    "AbsoluteTime",
+    "CancelScheduled",
+    "DelayedMessagingContract",
+    "DelayedPublisherProtocol",
+    "FullDelayedPublisher",
+    "LongDelay",
+    "OrderingByDueTime",
+]
 
 
 class DelayedPublisherProtocol(Protocol):
@@ -83,18 +92,31 @@ class LongDelay(Protocol):
     """Capability `long_delay`: `max_delay` is a day or more."""
 
 
+class FullDelayedPublisher(
+    DelayedPublisherProtocol, CancelScheduled, AbsoluteTime, OrderingByDueTime, LongDelay, Lifecycle, Protocol
+):
+    """A publisher with every capability of the contract: what the rules are written for, each within what it needs."""
+
+
 class DelayedCells(TopicCells):
     """The topics of one suite, written by the publisher under test."""
 
-    def __init__(self, suite: "MessagingRules") -> None:
-        super().__init__(suite)
+    def __init__(self, t: "MessagingTrial[Any]") -> None:
+        super().__init__(t)
         self.waiting: list[str] = []
         """The ids of schedules that nobody should have cancelled yet."""
 
     operations = (
         Operation("publish", lambda p, n, t: p.publish(n, t.encode()), "publish", writes=True),
         Operation("publish with a delay", lambda p, n, t: _much_later(p, n, t), "publish"),
-        Operation("cancel", lambda p, n, t: p.cancel(n), "cancel", "cancel_scheduled", needs_legal_name=False),
+        Operation(
+            "cancel",
+            lambda p, n, t, schedule_id=None: p.cancel(n if schedule_id is None else schedule_id),
+            "cancel",
+            "cancel_scheduled",
+            needs_legal_name=False,
+            arrange=lambda p, n, t: p.publish(n, t.encode(), delay_seconds=600.0),
+        ),
         Operation(
             "publish_at",
             lambda p, n, t: p.publish_at(n, t.encode(), deliver_at=datetime.now(UTC)),
@@ -104,20 +126,28 @@ class DelayedCells(TopicCells):
         ),
     )
     refusals = (
-        Operation("publish of text", lambda p, n, t: p.publish(n, t), "publish"),
-        Operation("publish with a negative delay", lambda p, n, t: p.publish(n, t.encode(), delay_seconds=-1.0), "publish"),
+        Operation("publish of text", lambda p, n, t: p.publish(n, t), "publish", refusal=InvalidArgumentError),
+        Operation(
+            "publish with a negative delay",
+            lambda p, n, t: p.publish(n, t.encode(), delay_seconds=-1.0),
+            "publish",
+            refusal=InvalidArgumentError,
+        ),
         Operation(
             "publish_at a time without a zone",
             lambda p, n, t: p.publish_at(n, t.encode(), deliver_at=datetime.now(UTC).replace(tzinfo=None)),
             "publish_at",
             "absolute_time",
+            refusal=InvalidArgumentError,
         ),
     )
 
+    @needs("cancel_scheduled")
     async def handles(self, provider: Any, name: str) -> list[str]:
         self.waiting.append(await provider.publish(name, b"later", delay_seconds=600.0))
         return list(self.waiting)
 
+    @needs("cancel_scheduled")
     async def replay(self, provider: Any, name: str, handle: str, token: str) -> object:
         return await provider.cancel(handle)
 
@@ -156,29 +186,8 @@ STEPS = 20
 """Looks in the time of one unit, where a rule moves the clock."""
 
 
-class DelayedMessagingContract(MessagingRules):
-    """Certifies a publisher of delayed messages."""
-
-    name = "delayed_messaging"
-    version = "1.0"
-    prefix = "DLY"
-    protocols: ClassVar = {
-        "": DelayedPublisherProtocol,
-        "cancel_scheduled": CancelScheduled,
-        "absolute_time": AbsoluteTime,
-        "ordering_by_due_time": OrderingByDueTime,
-        "long_delay": LongDelay,
-        "lifecycle": Lifecycle,
-    }
-    limits_type = DelayLimits
-    extra_needs: ClassVar = {"MT-19": frozenset({"cancel_scheduled"})}
-    without_subject = frozenset({"MT-06", "MT-18", "MT-21", "MT-22"})
-
-    @cached_property
-    def cells(self) -> DelayedCells:
-        return DelayedCells(self)
-
-    # The words in which the rules are written.
+class DelayedMessagingTrial(MessagingTrial[FullDelayedPublisher]):
+    """The words of the rules of `DelayedMessagingContract`."""
 
     def numbers(self) -> DelayLimits:
         return cast(DelayLimits, super().numbers())
@@ -197,7 +206,13 @@ class DelayedMessagingContract(MessagingRules):
         return math.ceil(round(delay / resolution, 6)) * resolution
 
     async def schedule(
-        self, publisher: Any, topic: str, payload: bytes, delay: float | None, key: str | None = None, headers: Any = None
+        self,
+        publisher: FullDelayedPublisher,
+        topic: str,
+        payload: bytes,
+        delay: float | None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Scheduled:
         """Publish a message with a delay."""
         called = self.now()
@@ -212,13 +227,13 @@ class DelayedMessagingContract(MessagingRules):
         due = self.now() + self.latest(delay)
         late = 0.0 if self.virtual_time else self.numbers().deliver * self.patience
         came: list[Arrival] = []
-        while len(came) < count and (next := await self._until(inbox, max(due, self.now()) + late, enough=1)):
+        while len(came) < count and (next := await self.until(inbox, max(due, self.now()) + late, enough=1)):
             came += next
         if more:
-            came += await self._until(inbox, max(self.now(), due) + self.unit())
+            came += await self.until(inbox, max(self.now(), due) + self.unit())
         return came
 
-    async def _until(self, inbox: Inbox, until: float, *, enough: int | None = None) -> list[Arrival]:
+    async def until(self, inbox: Inbox, until: float, *, enough: int | None = None) -> list[Arrival]:
         """What comes until the clock shows *until*, or until it is *enough*."""
         came: list[Arrival] = []
         while enough is None or len(came) < enough:
@@ -266,7 +281,7 @@ class DelayedMessagingContract(MessagingRules):
                     )
 
     @asynccontextmanager
-    async def _lag(self) -> AsyncIterator[list[float]]:
+    async def lag(self) -> AsyncIterator[list[float]]:
         """How many seconds may pass between an arrival and its being seen: where this process is late itself, it cannot tell."""
         if self.virtual_time:
             yield [self.unit() / STEPS]
@@ -285,287 +300,304 @@ class DelayedMessagingContract(MessagingRules):
             yield lag
             tasks.cancel_scope.cancel()
 
-    async def _three(self, *, late: bool) -> None:
+    async def three(self, *, late: bool) -> None:
         publisher = await self.connect()
         inbox = await self.inbox(publisher, self.key())
         unit = self.unit()
         scheduled = [await self.schedule(publisher, inbox.topic, b"%d" % factor, factor * unit) for factor in (1, 2, 3)]
-        async with self._lag() as lag:
+        async with self.lag() as lag:
             came = await self.arrivals(inbox, 3 * unit, 3)
         self.check_times(scheduled, came, late=late, lag=lag[0])
 
-    # Time
-
-    @rule("DLY-01", deadline=400)
-    async def test_dly_01_a_message_is_never_early(self) -> None:
-        """A message does not arrive before the time of the call plus its delay.
-
-        Give or take `skew`, the difference of two clocks. Catches milliseconds that are taken for seconds, and `int(delay)`.
-        """
-        await self._three(late=False)
-
-    @rule("DLY-02", deadline=400)
-    async def test_dly_02_a_message_is_in_time(self) -> None:
-        """It arrives no later than `delay_lateness` after that.
-
-        Catches a poll that is too slow for what is declared.
-        """
-        await self._three(late=True)
-
-    @rule("DLY-03", deadline=60)
-    async def test_dly_03_no_delay_means_at_once(self) -> None:
-        """`None` and 0 mean at once, also while 100 messages wait.
-
-        Catches immediate messages that pass through the waiting room.
-        """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        waiting = self.key()
-        await self.inbox(publisher, waiting)
-        await gather(partial(self.schedule, publisher, waiting, b"%d" % number, 600.0) for number in range(100))
-        await self.schedule(publisher, inbox.topic, b"none", None)
-        await self.schedule(publisher, inbox.topic, b"zero", 0.0)
-        came = [await inbox.one("a message without a delay, while 100 others wait") for _ in range(2)]
-        self.same(sorted(each.payload for each in came), [b"none", b"zero"], given="the payloads that came at once")
-
-    @rule("DLY-04", deadline=200)
-    async def test_dly_04_a_delayed_message_comes_as_it_was_published(self) -> None:
-        """Payload, key and headers of a delayed message arrive as they were published.
-
-        Catches an `x-delay` that shows, and an envelope that is not removed.
-        """
-        publisher = await self.connect()
-        for label, sent in {
-            "everything": (bytes(range(256)), "caf\u00e9", {"x-trace": "\U0001f511", "Empty": ""}),
-            "nothing": (b"", None, {}),
-        }.items():
-            with self.case(label):
-                inbox = await self.inbox(publisher, self.key())
-                payload, key, headers = sent
-                await self.schedule(publisher, inbox.topic, payload, self.unit(), key, headers)
-                came = await self.arrivals(inbox, self.unit(), 1)
-                self.same(len(came), 1, given="the number of messages that came")
-                self.check_message(came[0].message, sent, "what came")
-
-    @rule("DLY-05", deadline=400)
-    async def test_dly_05_a_shorter_delay_overtakes(self) -> None:
-        """A message with a shorter delay arrives in its own time, although one with a longer delay was published before it.
-
-        Catches the queue with a time to live and a dead-letter exchange, whose head blocks it.
-        """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        unit = self.unit()
-        long = await self.schedule(publisher, inbox.topic, b"long", 3 * unit + self.numbers().delay_lateness)
-        short = await self.schedule(publisher, inbox.topic, b"short", unit)
-        came = await self.arrivals(inbox, long.delay, 2)
-        self.same(
-            [each.message.payload for each in came], [b"short", b"long"], given="the payloads in the order in which they came"
-        )
-        self.check_times([long, short], came)
-
-    # Not lost, not repeated
-
-    @rule("DLY-06", deadline=200)
-    async def test_dly_06_many_may_be_due_at_once(self) -> None:
-        """50 messages that are due at the same time all arrive, once each.
-
-        Catches a mapping whose key is the time.
-        """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        await gather(partial(self.schedule, publisher, inbox.topic, b"%d" % number, self.unit()) for number in range(50))
-        await self._check_each_once(inbox, [b"%d" % number for number in range(50)], "50 messages due at once")
-
-    async def _check_each_once(self, inbox: Inbox, payloads: Sequence[bytes], given: str) -> None:
+    async def check_each_once(self, inbox: Inbox, payloads: Sequence[bytes], given: str) -> None:
         """Fail the rule unless each of *payloads*, which are due in a unit, comes once, and none comes again."""
         came = await self.arrivals(inbox, self.unit(), len(payloads))
         self.check_listing([describe(each.message.payload) for each in came], map(describe, payloads), given)
 
-    @rule("DLY-07", "shared", hook="crash", deadline=200)
-    async def test_dly_07_what_waits_survives_its_publisher(self) -> None:
+
+class DelayedMessagingContract(MessagingRules):
+    """Certifies a publisher of delayed messages."""
+
+    definition = Definition(
+        name="delayed_messaging",
+        version="1.0",
+        prefix="DLY",
+        protocols={
+            "": DelayedPublisherProtocol,
+            "cancel_scheduled": CancelScheduled,
+            "absolute_time": AbsoluteTime,
+            "ordering_by_due_time": OrderingByDueTime,
+            "long_delay": LongDelay,
+            "lifecycle": Lifecycle,
+        },
+        hooks=TOPIC_HOOKS,
+        limits=DelayLimits,
+        cells=DelayedCells,
+    )
+    trial: ClassVar[type[Trial[Any]]] = DelayedMessagingTrial
+
+    # Time
+
+    @rule("DLY-01")
+    async def test_dly_01_a_message_is_never_early(self, t: DelayedMessagingTrial) -> None:
+        """A message does not arrive before the time of the call plus its delay.
+
+        Give or take `skew`, the difference of two clocks. Catches milliseconds that are taken for seconds, and `int(delay)`.
+        """
+        await t.three(late=False)
+
+    @rule("DLY-02")
+    async def test_dly_02_a_message_is_in_time(self, t: DelayedMessagingTrial) -> None:
+        """A message arrives no later than `delay_lateness` after the time of the call plus its delay.
+
+        Catches a poll that is too slow for what is declared.
+        """
+        await t.three(late=True)
+
+    @rule("DLY-03", deadline=60)
+    async def test_dly_03_no_delay_means_at_once(self, t: DelayedMessagingTrial) -> None:
+        """A delay of `None` or 0 means at once, also while 100 messages wait.
+
+        Catches immediate messages that pass through the waiting room.
+        """
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        waiting = t.key()
+        await t.inbox(publisher, waiting)
+        await gather(partial(t.schedule, publisher, waiting, b"%d" % number, 600.0) for number in range(100))
+        await t.schedule(publisher, inbox.topic, b"none", None)
+        await t.schedule(publisher, inbox.topic, b"zero", 0.0)
+        came = [await inbox.one("a message without a delay, while 100 others wait") for _ in range(2)]
+        t.same(sorted(each.payload for each in came), [b"none", b"zero"], given="the payloads that came at once")
+
+    @rule("DLY-04")
+    async def test_dly_04_a_delayed_message_comes_as_it_was_published(self, t: DelayedMessagingTrial) -> None:
+        """Payload, key and headers of a delayed message arrive as they were published.
+
+        Catches an `x-delay` that shows, and an envelope that is not removed.
+        """
+        publisher = await t.connect()
+        for label, sent in {
+            "everything": (bytes(range(256)), "caf\u00e9", {"x-trace": "\U0001f511", "Empty": ""}),
+            "nothing": (b"", None, {}),
+        }.items():
+            with t.case(label):
+                inbox = await t.inbox(publisher, t.key())
+                payload, key, headers = sent
+                await t.schedule(publisher, inbox.topic, payload, t.unit(), key, headers)
+                came = await t.arrivals(inbox, t.unit(), 1)
+                t.same(len(came), 1, given="the number of messages that came")
+                t.check_message(came[0].message, sent, "what came")
+
+    @rule("DLY-05")
+    async def test_dly_05_a_shorter_delay_overtakes(self, t: DelayedMessagingTrial) -> None:
+        """A message with a shorter delay arrives in its own time, although one with a longer delay was published before it.
+
+        Catches the queue with a time to live and a dead-letter exchange, whose head blocks it.
+        """
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        unit = t.unit()
+        long = await t.schedule(publisher, inbox.topic, b"long", 3 * unit + t.numbers().delay_lateness)
+        short = await t.schedule(publisher, inbox.topic, b"short", unit)
+        came = await t.arrivals(inbox, long.delay, 2)
+        t.same([each.message.payload for each in came], [b"short", b"long"], given="the payloads in the order in which they came")
+        t.check_times([long, short], came)
+
+    # Not lost, not repeated
+
+    @rule("DLY-06", deadline=30)
+    async def test_dly_06_many_may_be_due_at_once(self, t: DelayedMessagingTrial) -> None:
+        """50 messages that are due at the same time all arrive, once each.
+
+        Catches a mapping whose key is the time.
+        """
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        await gather(partial(t.schedule, publisher, inbox.topic, b"%d" % number, t.unit()) for number in range(50))
+        await t.check_each_once(inbox, [b"%d" % number for number in range(50)], "50 messages due at once")
+
+    @rule("DLY-07", "shared", hook="crash", deadline=30)
+    async def test_dly_07_what_waits_survives_its_publisher(self, t: DelayedMessagingTrial) -> None:
         """A message arrives although its publisher has vanished, or was closed, before it was due.
 
         Catches `asyncio.sleep` in the publisher's process.
         """
-        crashing, closing, other = await self.clients(3)
-        inbox = await self.inbox(other, self.key())
+        crashing, closing, other = await t.clients(3)
+        inbox = await t.inbox(other, t.key())
         payloads = [b"crashed"]
-        await self.schedule(crashing, inbox.topic, b"crashed", self.unit())
-        await self.vanish(crashing)
-        if "lifecycle" in self.declared:
-            await self.schedule(closing, inbox.topic, b"closed", self.unit())
+        await t.schedule(crashing, inbox.topic, b"crashed", t.unit())
+        await t.crash(crashing)
+        if "lifecycle" in t.declared:
+            await t.schedule(closing, inbox.topic, b"closed", t.unit())
             payloads.append(b"closed")
             await closing.close()
-        await self._check_each_once(inbox, payloads, "messages whose publishers are gone")
+        await t.check_each_once(inbox, payloads, "messages whose publishers are gone")
 
-    @rule("DLY-08", "shared", deadline=200)
-    async def test_dly_08_two_publishers_do_not_deliver_twice(self) -> None:
+    @rule("DLY-08", "shared", deadline=30)
+    async def test_dly_08_two_publishers_do_not_deliver_twice(self, t: DelayedMessagingTrial) -> None:
         """While two clients run, each message arrives once.
 
         Catches two pollers that both find a row due.
         """
-        clients = await self.clients(2)
-        inbox = await self.inbox(clients[0], self.key())
+        clients = await t.clients(2)
+        inbox = await t.inbox(clients[0], t.key())
         payloads = [b"%d" % number for number in range(40)]
         await gather(
-            partial(self.schedule, clients[number % 2], inbox.topic, payload, self.unit())
-            for number, payload in enumerate(payloads)
+            partial(t.schedule, clients[number % 2], inbox.topic, payload, t.unit()) for number, payload in enumerate(payloads)
         )
-        await self._check_each_once(inbox, payloads, "40 messages of two publishers")
+        await t.check_each_once(inbox, payloads, "40 messages of two publishers")
 
     # Edges
 
-    @rule("DLY-09", deadline=200)
-    async def test_dly_09_a_short_delay_is_rounded_up(self) -> None:
+    @rule("DLY-09")
+    async def test_dly_09_a_short_delay_is_rounded_up(self, t: DelayedMessagingTrial) -> None:
         """A delay below `delay_resolution` is rounded up to it, and never down to none.
 
         Catches whole seconds, by truncation.
         """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        delay = 0.4 * self.numbers().delay_resolution
-        scheduled = await self.schedule(publisher, inbox.topic, b"short", delay)
-        came = await self.arrivals(inbox, delay, 1)
-        self.check_times([scheduled], came)
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        delay = 0.4 * t.numbers().delay_resolution
+        scheduled = await t.schedule(publisher, inbox.topic, b"short", delay)
+        came = await t.arrivals(inbox, delay, 1)
+        t.check_times([scheduled], came)
 
     @rule("DLY-10", "validation", deadline=60)
-    async def test_dly_10_impossible_delays_are_refused(self) -> None:
+    async def test_dly_10_impossible_delays_are_refused(self, t: DelayedMessagingTrial) -> None:
         """A delay that is negative, no number, infinite, or above `max_delay` raises `InvalidArgumentError` and delivers nothing.
 
         Catches the delay that is cut to 900 s, and the overflow of 32 bits of milliseconds, which delivers at once.
         """
-        publisher: Any = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        most = self.numbers().max_delay
+        publisher: Any = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        most = t.numbers().max_delay
         for delay in (-1.0, -0.001, math.nan, math.inf, -math.inf, "1", True, [1], most * 1.001 + 1, most * 1000, 2.0**40):
-            with self.case(describe(delay)):
-                await self.refused(
+            with t.case(describe(delay)):
+                await t.refused(
                     partial(publisher.publish, inbox.topic, b"refused", delay_seconds=delay),
                     InvalidArgumentError,
                     given=f"publish with delay_seconds={describe(delay)}",
                 )
-        if "absolute_time" in self.declared:
+        if "absolute_time" in t.declared:
             deliver_at = datetime.now(UTC) + timedelta(seconds=most * 1.001 + 60)
-            await self.refused(
+            await t.refused(
                 partial(publisher.publish_at, inbox.topic, b"refused", deliver_at=deliver_at),
                 InvalidArgumentError,
                 given="publish_at a time that is further away than max_delay",
             )
-        self.check_nothing(await inbox.rest(publisher), "messages with impossible delays")
+        t.check_nothing(await inbox.rest(publisher), "messages with impossible delays")
 
-    @rule("DLY-11", deadline=400)
-    async def test_dly_11_a_cancelled_publication_leaves_one_message_at_most(self) -> None:
+    @rule("DLY-11", deadline=60)
+    async def test_dly_11_a_cancelled_publication_leaves_one_message_at_most(self, t: DelayedMessagingTrial) -> None:
         """A cancelled `publish` with a delay leaves one message or none, and none that is early.
 
         Catches a retry that survives its cancellation.
         """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        delay, began = self.unit(), self.now()
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        delay, began = t.unit(), t.now()
         payloads: list[bytes] = []
 
         def publish() -> Callable[[], Any]:
-            payloads.append(self.token().encode())
+            payloads.append(t.token().encode())
             return partial(publisher.publish, inbox.topic, payloads[-1], delay_seconds=delay)
 
         async for _ in sweep(publish):
             pass
-        came = await self.arrivals(inbox, delay, 0)
+        came = await t.arrivals(inbox, delay, 0)
         seen = [each.message.payload for each in came]
-        self.check(
+        t.check(
             len(set(seen)) == len(seen) and set(seen) <= set(payloads),
             given=f"{len(payloads)} publications, each cancelled at another wait",
             expected="each comes once at most",
             observed=Plain(f"{len(seen)} messages, {len(set(seen))} of them different"),
         )
-        self.check(
-            all(each.at - began >= delay - self.numbers().skew for each in came),
+        t.check(
+            all(each.at - began >= delay - t.numbers().skew for each in came),
             given="the first of them",
             expected=f"no earlier than {delay:g} s",
             observed=Plain(f"{min((each.at for each in came), default=began) - began:.3f} s"),
         )
 
-    @rule("DLY-12", "limits", deadline=200)
-    async def test_dly_12_the_largest_message_waits_whole(self) -> None:
+    @rule("DLY-12", "limits")
+    async def test_dly_12_the_largest_message_waits_whole(self, t: DelayedMessagingTrial) -> None:
         """A payload of exactly `value_bytes` arrives whole after its delay.
 
         Catches a column or a script that cuts it.
         """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        size = self.numbers().value_bytes
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        size = t.numbers().value_bytes
         payload = (bytes(range(256)) * (size // 256 + 1))[:size]
-        await self.schedule(publisher, inbox.topic, payload, self.unit(), "key", {"h": "v"})
-        came = await self.arrivals(inbox, self.unit(), 1)
-        self.same(len(came), 1, given="the number of messages that came")
-        self.check_message(came[0].message, (payload, "key", {"h": "v"}), "what came")
+        await t.schedule(publisher, inbox.topic, payload, t.unit(), "key", {"h": "v"})
+        came = await t.arrivals(inbox, t.unit(), 1)
+        t.same(len(came), 1, given="the number of messages that came")
+        t.check_message(came[0].message, (payload, "key", {"h": "v"}), "what came")
 
     # cancel_scheduled
 
-    @rule("DLY-13", "cancel_scheduled", deadline=200)
-    async def test_dly_13_a_cancelled_message_never_comes(self) -> None:
+    @rule("DLY-13", "cancel_scheduled")
+    async def test_dly_13_a_cancelled_message_never_comes(self, t: DelayedMessagingTrial) -> None:
         """After `cancel` has returned True the message is never delivered; others are.
 
         Catches a row that was loaded before it was deleted. Where a busy machine lets most of the delay pass before the call has
         returned, False may be true: then there is another try, with a longer one.
         """
-        publisher = await self.connect()
+        publisher = await t.connect()
         for factor in (1, 2, 4, 8):
-            inbox = await self.inbox(publisher, self.key())
-            delay = factor * self.unit()
-            await self.schedule(publisher, inbox.topic, b"kept", delay)
-            doomed = await self.schedule(publisher, inbox.topic, b"cancelled", delay)
-            await self.wait(delay / 2)
+            inbox = await t.inbox(publisher, t.key())
+            delay = factor * t.unit()
+            await t.schedule(publisher, inbox.topic, b"kept", delay)
+            doomed = await t.schedule(publisher, inbox.topic, b"cancelled", delay)
+            await t.wait(delay / 2)
             cancelled = await publisher.cancel(doomed.id)
-            if cancelled is True or self.now() < doomed.called + 0.75 * delay:
+            if cancelled is True or t.now() < doomed.called + 0.75 * delay:
                 break
-        self.same(cancelled, True, given="cancel of a message that is not due yet")
-        await self._check_each_once(inbox, [b"kept"], "two messages, one of them cancelled")
+        t.same(cancelled, True, given="cancel of a message that is not due yet")
+        await t.check_each_once(inbox, [b"kept"], "two messages, one of them cancelled")
 
-    @rule("DLY-14", "cancel_scheduled", deadline=200)
-    async def test_dly_14_cancelling_at_the_last_moment_tells_the_truth(self) -> None:
+    @rule("DLY-14", "cancel_scheduled", deadline=30)
+    async def test_dly_14_cancelling_at_the_last_moment_tells_the_truth(self, t: DelayedMessagingTrial) -> None:
         """Of `cancel` and the delivery one wins: True and nothing comes, or False and the message comes once.
 
         30 messages that are due about the time at which all are cancelled. Catches True although it was delivered.
         """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        unit = self.unit()
-        began = self.now()
-        scheduled = [
-            await self.schedule(publisher, inbox.topic, b"%d" % number, unit + (number - 15) / 300) for number in range(30)
-        ]
-        await self.wait(max(began + unit - self.now(), 0.0))
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        unit = t.unit()
+        began = t.now()
+        scheduled = [await t.schedule(publisher, inbox.topic, b"%d" % number, unit + (number - 15) / 300) for number in range(30)]
+        await t.wait(max(began + unit - t.now(), 0.0))
         cancelled = await gather(partial(publisher.cancel, each.id) for each in scheduled)
-        came = await self.arrivals(inbox, unit, sum(each is not True for each in cancelled))
+        came = await t.arrivals(inbox, unit, sum(each is not True for each in cancelled))
         seen = [each.message.payload for each in came]
         for each, gone in zip(scheduled, cancelled, strict=True):
-            with self.case(f"due at {each.delay - unit:+.3f} s"):
-                self.check(
+            with t.case(f"due at {each.delay - unit:+.3f} s"):
+                t.check(
                     seen.count(each.payload) == (0 if gone is True else 1),
                     given=f"cancel returned {gone!r}",
                     expected="it does not come" if gone is True else "it comes once",
                     observed=Plain(f"it came {seen.count(each.payload)} times"),
                 )
 
-    @rule("DLY-15", "cancel_scheduled", deadline=200)
-    async def test_dly_15_what_cannot_be_cancelled_is_false(self) -> None:
+    @rule("DLY-15", "cancel_scheduled")
+    async def test_dly_15_what_cannot_be_cancelled_is_false(self, t: DelayedMessagingTrial) -> None:
         """`cancel` of an unknown, a delivered or a cancelled message returns False; any client may cancel.
 
         Catches the id that is valid in its own process alone.
         """
-        one, two = await self.clients(2)
-        inbox = await self.inbox(one, self.key())
-        self.same(await one.cancel(self.key()), False, given="cancel of an unknown id")
-        doomed = await self.schedule(one, inbox.topic, b"cancelled", 600.0)
-        self.same(await two.cancel(doomed.id), True, given="cancel by another client")
-        self.same(await one.cancel(doomed.id), False, given="cancel of what was cancelled")
-        delivered = await self.schedule(one, inbox.topic, b"delivered", self.unit())
-        came = await self.arrivals(inbox, self.unit(), 1)
-        self.same([each.message.payload for each in came], [b"delivered"], given="the payloads that came")
-        self.same(await one.cancel(delivered.id), False, given="cancel of what was delivered")
-        self.check(
+        one, two = await t.clients(2)
+        inbox = await t.inbox(one, t.key())
+        t.same(await one.cancel(t.key()), False, given="cancel of an unknown id")
+        doomed = await t.schedule(one, inbox.topic, b"cancelled", 600.0)
+        t.same(await two.cancel(doomed.id), True, given="cancel by another client")
+        t.same(await one.cancel(doomed.id), False, given="cancel of what was cancelled")
+        delivered = await t.schedule(one, inbox.topic, b"delivered", t.unit())
+        came = await t.arrivals(inbox, t.unit(), 1)
+        t.same([each.message.payload for each in came], [b"delivered"], given="the payloads that came")
+        t.same(await one.cancel(delivered.id), False, given="cancel of what was delivered")
+        t.check(
             type(doomed.id) is str and doomed.id != "" and doomed.id != delivered.id,
             given="the ids of two schedules",
             expected="two texts that differ",
@@ -574,30 +606,30 @@ class DelayedMessagingContract(MessagingRules):
 
     # absolute_time
 
-    @rule("DLY-16", "absolute_time", deadline=200)
-    async def test_dly_16_an_instant_is_the_same_in_every_zone(self) -> None:
+    @rule("DLY-16", "absolute_time")
+    async def test_dly_16_an_instant_is_the_same_in_every_zone(self, t: DelayedMessagingTrial) -> None:
         """`publish_at` delivers at its instant, whatever zone it is told in; one that has passed means at once.
 
         A time without a zone raises `InvalidArgumentError`. Catches local time that is taken for UTC.
         """
-        publisher: Any = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        unit = self.unit()
+        publisher: Any = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        unit = t.unit()
         await publisher.publish_at(inbox.topic, b"past", deliver_at=datetime.now(UTC) - timedelta(days=1))
-        self.same((await inbox.one("a message for yesterday")).payload, b"past", given="the payload that came at once")
+        t.same((await inbox.one("a message for yesterday")).payload, b"past", given="the payload that came at once")
         scheduled = []
         for number, zone in enumerate((UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-11)))):
-            called, asked = self.now(), datetime.now(zone)
+            called, asked = t.now(), datetime.now(zone)
             payload = b"%d" % number
             id = await publisher.publish_at(inbox.topic, payload, deliver_at=asked + timedelta(seconds=unit))
             # A clock that the suite moves stands still during the call, and that of the instant does not.
-            spent = (datetime.now(zone) - asked).total_seconds() if self.virtual_time else 0.0
-            scheduled.append(Scheduled(payload, unit - spent, called, self.now(), id))
-        came = await self.arrivals(inbox, unit, 3)
-        self.check_times(scheduled, came)
+            spent = (datetime.now(zone) - asked).total_seconds() if t.virtual_time else 0.0
+            scheduled.append(Scheduled(payload, unit - spent, called, t.now(), id))
+        came = await t.arrivals(inbox, unit, 3)
+        t.check_times(scheduled, came)
         for wrong in (datetime.now(UTC).replace(tzinfo=None), 1.0, "2030-01-01T00:00:00Z", None):
-            with self.case(describe(wrong)):
-                await self.refused(
+            with t.case(describe(wrong)):
+                await t.refused(
                     partial(publisher.publish_at, inbox.topic, b"refused", deliver_at=wrong),
                     InvalidArgumentError,
                     given=f"publish_at {describe(wrong)}",
@@ -605,31 +637,31 @@ class DelayedMessagingContract(MessagingRules):
 
     # ordering_by_due_time
 
-    @rule("DLY-17", "ordering_by_due_time", deadline=200)
-    async def test_dly_17_messages_come_in_the_order_in_which_they_are_due(self) -> None:
+    @rule("DLY-17", "ordering_by_due_time")
+    async def test_dly_17_messages_come_in_the_order_in_which_they_are_due(self, t: DelayedMessagingTrial) -> None:
         """Messages of one topic arrive in the order in which they are due, in whatever order they were published.
 
         When exactly one is due only the broker knows: some time between the call and its return, plus the delay. Catches one
         timer for each message.
         """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        step = max(0.2 * self.unit(), self.numbers().delay_resolution)
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        step = max(0.2 * t.unit(), t.numbers().delay_resolution)
         scheduled = {}
         for number in (7, 2, 9, 4, 0, 6, 3, 8, 1, 5):
             payload = b"%d" % number
-            scheduled[payload] = await self.schedule(publisher, inbox.topic, payload, 2 * self.unit() + number * step)
-        if self.virtual_time:
+            scheduled[payload] = await t.schedule(publisher, inbox.topic, payload, 2 * t.unit() + number * step)
+        if t.virtual_time:
             # One look finds them all due, as a poll finds several.
-            await self.wait(2 * self.unit() + 10 * step)
-        came = await self.arrivals(inbox, 2 * self.unit() + 10 * step, 10, more=False)
-        self.check_listing(
+            await t.wait(2 * t.unit() + 10 * step)
+        came = await t.arrivals(inbox, 2 * t.unit() + 10 * step, 10, more=False)
+        t.check_listing(
             [describe(each.message.payload) for each in came], map(describe, scheduled), "10 messages with different delays"
         )
         order = [scheduled[each.message.payload] for each in came]
         for first, second in combinations(order, 2):
-            self.check(
-                first.called + first.delay <= second.returned + self.rounded(second.delay) + self.numbers().skew,
+            t.check(
+                first.called + first.delay <= second.returned + t.rounded(second.delay) + t.numbers().skew,
                 given="10 messages with different delays",
                 expected=f"{describe(second.payload)}, which is due earlier, comes before {describe(first.payload)}",
                 observed=Plain("it comes after it"),
@@ -638,24 +670,24 @@ class DelayedMessagingContract(MessagingRules):
     # long_delay
 
     @rule("DLY-18", "long_delay", deadline=60)
-    async def test_dly_18_a_day_is_not_too_long(self) -> None:
+    async def test_dly_18_a_day_is_not_too_long(self, t: DelayedMessagingTrial) -> None:
         """`max_delay` is a day or more, and a message with a delay of a day or more is accepted and does not come at once.
 
         Where the suite moves the clock, that of a day comes a day later, and not before. Catches a limit of 15 minutes, that of a
         lock of 12 hours, and milliseconds in 31 or 32 bits, of which some are left over, and deliver at once.
         """
-        publisher = await self.connect()
-        inbox = await self.inbox(publisher, self.key())
-        most, day = self.numbers().max_delay, 86_400.0
-        self.check(most >= day, given="max_delay", expected="86400 s or more", observed=most)
+        publisher = await t.connect()
+        inbox = await t.inbox(publisher, t.key())
+        most, day = t.numbers().max_delay, 86_400.0
+        t.check(most >= day, given="max_delay", expected="86400 s or more", observed=most)
         for delay in sorted({day, 2**31 / 1000 + 0.001, 2**32 / 1000 + 0.001, most}):
             if delay <= most:
-                await self.schedule(publisher, inbox.topic, b"%d" % delay, delay)
-        early = await self._until(inbox, self.now() + self.latest(self.numbers().delay_resolution))
+                await t.schedule(publisher, inbox.topic, b"%d" % delay, delay)
+        early = await t.until(inbox, t.now() + t.latest(t.numbers().delay_resolution))
         came = [each.message for each in early] + await inbox.rest(publisher)
-        self.check_nothing(came, "messages with a delay of a day or more")
-        if self.virtual_time:
-            await self.wait(day - self.latest(self.unit()))
-            self.check_nothing(await inbox.at_hand(), "messages with a delay of a day or more, shortly before a day is over")
-            came = [each.message.payload for each in await self.arrivals(inbox, self.unit(), 1)]
-            self.same(came[:1], [b"86400"], given="the payload that came a day later")
+        t.check_nothing(came, "messages with a delay of a day or more")
+        if t.virtual_time:
+            await t.wait(day - t.latest(t.unit()))
+            t.check_nothing(await inbox.at_hand(), "messages with a delay of a day or more, shortly before a day is over")
+            came = [each.message.payload for each in await t.arrivals(inbox, t.unit(), 1)]
+            t.same(came[:1], [b"86400"], given="the payload that came a day later")
