@@ -85,7 +85,7 @@ break_with(
     MemoryCache,
     {
         key_values.KeyErrorForAbsence: (
-            "CA-01 CA-04 CA-06 CA-07 CA-09 CA-13 CA-14 CA-16 CA-17 CA-18 CA-20 CA-21 CA-23 CA-24 CA-26 CA-COM-05 "
+            "CA-01 CA-04 CA-06 CA-07 CA-09 CA-13 CA-14 CA-16 CA-17 CA-18 CA-20 CA-21 CA-23 CA-24 CA-26 CA-29 CA-COM-05 "
             "CA-COM-19 CA-KV-08 CA-KV-09 CA-KV-17 MT-02 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-20 MT-22"
         ),
         key_values.TypeOfDriver: "CA-KV-02 CA-26",
@@ -268,7 +268,7 @@ class Stampede(MemoryCache):
         return value
 
 
-@breaks("CA-20")
+@breaks("CA-28")
 class OneLock(MemoryCache):
     """One lock for all keys: computations wait for each other."""
 
@@ -333,6 +333,18 @@ class HangingWaiters(MemoryCache):
         del self.flights[self.cell(key)]
         flight.ended.set()
         return value
+
+
+@breaks("CA-29")
+class CoercedResult(MemoryCache):
+    """A computed number is stored as its text."""
+
+    async def compute(self, key: str, factory: Factory, ttl: float | None) -> str:
+        async def as_text() -> str:
+            value: object = await factory()
+            return str(value) if isinstance(value, int) else value  # type: ignore[return-value]
+
+        return await super().compute(key, as_text, ttl)
 
 
 @breaks("CA-22", "CA-26")

@@ -338,7 +338,7 @@ class BlockingCall(MemoryClient[Any]):
 
     def need(self, capability: str) -> None:
         if capability == self.aside:
-            time.sleep(0.12)
+            time.sleep(0.15)
         super().need(capability)
 
 

@@ -206,7 +206,7 @@ class EmptyKey(Altered):
         return replace(message, key=message.key or "")
 
 
-@breaks_subscriptions("CON-01")
+@breaks_subscriptions("CON-31")
 class FullName(Altered):
     """The topic of a message is its full name in the broker."""
 
@@ -214,7 +214,7 @@ class FullName(Altered):
         return replace(message, topic=f"persistent://{self.cell.tenant}/{message.topic}")
 
 
-@breaks_subscriptions("CON-01", "CON-05")
+@breaks_subscriptions("CON-31")
 class CountedFromZero(Altered):
     """The first delivery has the number 0: it counts the redeliveries."""
 
@@ -222,7 +222,7 @@ class CountedFromZero(Altered):
         return replace(message, delivery_attempt=message.delivery_attempt - 1)
 
 
-@breaks_subscriptions("CON-01")
+@breaks_subscriptions("CON-31")
 class NoId(Altered):
     """The publisher sets the id of a message, or nobody does."""
 
@@ -386,7 +386,7 @@ class EncodedAgain(Redelivered):
         return replace(message, payload=base64.b64encode(message.payload))
 
 
-@breaks_subscriptions("CON-05")
+@breaks_subscriptions("CON-31")
 class NewId(Redelivered):
     """A message that is published again has another id."""
 
@@ -394,7 +394,7 @@ class NewId(Redelivered):
         return replace(message, message_id=self.backend.new_id())
 
 
-@breaks_subscriptions("CON-05")
+@breaks_subscriptions("CON-31")
 class StuckCounter(Altered):
     """Every delivery is the first."""
 
@@ -728,7 +728,7 @@ class BackOfTheQueue(Redelivered):
             entries.append(entries.pop(entries.index(entry)))
 
 
-@breaks_subscriptions("CON-05", "CON-18")
+@breaks_subscriptions("CON-31", "CON-18")
 class PublishedAgain(BackOfTheQueue):
     """What asks for RETRY is published as a new message."""
 

@@ -177,7 +177,7 @@ class SynchronousLookup(MemoryDelayedPublisher):
         known = self.backend.__dict__.setdefault("known", set())
         if topic not in known:
             known.add(topic)
-            time.sleep(0.12)
+            time.sleep(0.15)
 
 
 # Time

@@ -1,4 +1,4 @@
-"""Broken document databases, in the order of the rules that reject them."""
+"""Broken document databases, in the order of the rules that reject them; those of one capability stand together."""
 
 import copy
 import json
@@ -19,6 +19,7 @@ from omnitck.reference.client import Cell
 from omnitck.reference.document_database import MISSING, MemoryDocumentDatabase, MemoryDocuments, Stored
 from omnitck.shared.exceptions import (
     AlreadyExistsError,
+    ConflictError,
     InvalidArgumentError,
     NotFoundError,
     TooLargeError,
@@ -83,7 +84,7 @@ class IgnoredOrder(MemoryDocumentDatabase):
         return await super().find_many(collection, filter, **keywords)
 
 
-@breaks("DB-COM-04", "DB-31", "DB-33", "DB-34", "DB-COM-08", "DB-COM-12", "DB-COM-19", "DB-COM-21", "DB-COM-22")
+@breaks(*"DB-COM-04 DB-31 DB-33 DB-34 DB-50 DB-51 DB-COM-08 DB-COM-12 DB-COM-19 DB-COM-21 DB-COM-22".split())
 class MissingOperation(MemoryDocumentDatabase):
     """`replace_one` has no `upsert`."""
 
@@ -91,7 +92,7 @@ class MissingOperation(MemoryDocumentDatabase):
         return await super().replace_one(collection, filter, document)
 
 
-@breaks(*"DB-COM-05 DB-04 DB-16 DB-17 DB-25 DB-26 DB-27 DB-29 DB-31 DB-COM-06 DB-COM-16 MT-17".split())
+@breaks(*"DB-COM-05 DB-04 DB-16 DB-17 DB-25 DB-27 DB-29 DB-45 DB-49 DB-51 DB-COM-06 DB-COM-16 MT-17".split())
 class OwnMemory(MemoryDocumentDatabase):
     """Each client has documents of its own."""
 
@@ -265,7 +266,7 @@ class BlockingCall(MemoryDocumentDatabase):
 
     async def find_many(self, collection: str, filter: Any, *, limit: int | None = None, **keywords: Any) -> list[Document]:
         if limit == 1:
-            time.sleep(0.12)  # noqa: ASYNC251  that is the defect
+            time.sleep(0.15)  # noqa: ASYNC251  that is the defect
         return await super().find_many(collection, filter, limit=limit, **keywords)
 
 
@@ -300,7 +301,7 @@ class LargeFloatsAsIntegers(_Converted):
         return int(value) if isinstance(value, float) and abs(value) > 1e16 else value
 
 
-@breaks("DB-01", "DB-23")
+@breaks("DB-01", "DB-23", "DB-39")
 class WholeFloatsAsIntegers(_Converted):
     """1.0 comes back as 1."""
 
@@ -308,7 +309,7 @@ class WholeFloatsAsIntegers(_Converted):
         return int(value) if isinstance(value, float) and value == int(value) else value
 
 
-@breaks("DB-01", "DB-10", "DB-18", "DB-24", "DB-25", "DB-28", "DB-31", "DB-33")
+@breaks("DB-01", "DB-10", "DB-18", "DB-24", "DB-25", "DB-28", "DB-33", "DB-41", "DB-50")
 class TruthAsNumber(_Converted):
     """SQLite has no booleans: True comes back as 1."""
 
@@ -316,7 +317,7 @@ class TruthAsNumber(_Converted):
         return int(value) if isinstance(value, bool) else value
 
 
-@breaks(*"DB-01 DB-03 DB-10 DB-12 DB-18 DB-19 DB-22 DB-24 DB-25 DB-28 DB-31 DB-32 DB-33 DB-COM-17".split())
+@breaks(*"DB-01 DB-03 DB-10 DB-12 DB-18 DB-19 DB-22 DB-24 DB-25 DB-28 DB-31 DB-32 DB-33 DB-38 DB-41 DB-COM-17".split())
 class ListsAsTuples(_Converted):
     """A driver's rows are tuples."""
 
@@ -324,7 +325,7 @@ class ListsAsTuples(_Converted):
         return tuple(value) if isinstance(value, list) else value
 
 
-@breaks("DB-01", "DB-07", "DB-10", "DB-23", "DB-24", "DB-25", "DB-33")
+@breaks("DB-01", "DB-07", "DB-10", "DB-23", "DB-24", "DB-25", "DB-33", "DB-39", "DB-41")
 class DroppedNulls(MemoryDocumentDatabase):
     """Fields with None are left out, to save space."""
 
@@ -516,7 +517,7 @@ class NamesAsText(MemoryDocumentDatabase):
 # Updates and deletes
 
 
-@breaks("DB-10", "DB-15", "DB-16", "DB-18", "DB-22", "DB-32", "DB-33", "DB-37")
+@breaks("DB-10", "DB-15", "DB-16", "DB-18", "DB-22", "DB-32", "DB-33", "DB-37", "DB-38")
 class ReplacesTheDocument(MemoryDocumentDatabase):
     """An update replaces the whole document."""
 
@@ -802,7 +803,7 @@ class FirstOperatorCounts(MemoryDocumentDatabase):
         return super().holds(value, dict(list(wanted.items())[:1]) if isinstance(wanted, Mapping) else wanted)
 
 
-@breaks("DB-22", "DB-33")
+@breaks("DB-22", "DB-33", "DB-38")
 class FlatNames(MemoryDocumentDatabase):
     """A path in `$set` is the name of one field."""
 
@@ -827,7 +828,7 @@ class PathsThroughLists(MemoryDocumentDatabase):
         return super().value(stored, path)
 
 
-@breaks("DB-22", "DB-33")
+@breaks("DB-38", "DB-33")
 class ScalarsGiveWay(MemoryDocumentDatabase):
     """A `$set` through a scalar replaces it by a map."""
 
@@ -863,6 +864,24 @@ class NullsLast(MemoryDocumentDatabase):
     def order(self, sort: str | None) -> Callable[[Stored], Any]:
         whole = super().order(sort)
         return lambda each: (whole(each)[0] == 0, *whole(each))
+
+
+@breaks("DB-39")
+class OrderOfInsertion(MemoryDocumentDatabase):
+    """Without `sort` documents come as they were inserted."""
+
+    def order(self, sort: str | None) -> Callable[[Stored], Any]:
+        return (lambda each: int(each.revision)) if sort is None else super().order(sort)
+
+
+@breaks("DB-40")
+class NegativeOffset(MemoryDocumentDatabase):
+    """A negative offset counts from the end, as a slice does."""
+
+    async def find_many(self, collection: str, filter: Any, *, offset: Any = 0, **keywords: Any) -> list[Document]:
+        if offset == -1:
+            return (await super().find_many(collection, filter, **keywords))[-1:]
+        return await super().find_many(collection, filter, offset=offset, **keywords)
 
 
 @breaks("DB-24")
@@ -914,7 +933,32 @@ class TextIncremented(MemoryDocumentDatabase):
         super().change(document, path, operator, operand)
 
 
-@breaks("DB-26", "DB-27", "DB-COM-13")
+@breaks("DB-41", "DB-33")
+class PushesElements(MemoryDocumentDatabase):
+    """`$push` of a list appends its elements, as a concatenation does."""
+
+    def change(self, document: Document, path: str, operator: str, operand: Any) -> None:
+        for each in operand if operator == "$push" and isinstance(operand, list) else [operand]:
+            super().change(document, path, operator, each)
+
+
+@breaks("DB-42")
+class LastOperatorWins(MemoryDocumentDatabase):
+    """Each operator of an update is looked at alone, and two of them may change one field."""
+
+    def checked_update(self, update: Any) -> dict[str, Document]:
+        if not isinstance(update, Mapping) or len(update) < 2:
+            return super().checked_update(update)
+        changes: dict[str, Document] = {}
+        for operator, fields in update.items():
+            changes |= super().checked_update({operator: fields})
+        return changes
+
+
+# revision
+
+
+@breaks("DB-26", "DB-27", "DB-46", "DB-COM-13")
 class CheckedAfterwards(MemoryDocumentDatabase):
     """`delete_one` does not look at `_rev`."""
 
@@ -925,7 +969,7 @@ class CheckedAfterwards(MemoryDocumentDatabase):
         return await super().delete_one(collection, filter)
 
 
-@breaks("DB-26")
+@breaks("DB-43")
 class HashedRevision(MemoryDocumentDatabase):
     """`_rev` is a hash of the content: a write of what is there does not change it."""
 
@@ -943,6 +987,52 @@ class MissingIsFalse(MemoryDocumentDatabase):
     def check_revision(self, collection: str, filter: Any) -> None:
         if "_id" not in filter or filter["_id"] in self.documents(collection):
             super().check_revision(collection, filter)
+
+
+@breaks("DB-44")
+class QuotedRevision(MemoryDocumentDatabase):
+    """`_rev` is an ETag, which a list holds between quotes, and a single document without."""
+
+    async def find_many(self, collection: str, filter: Any, **keywords: Any) -> list[Document]:
+        found = await super().find_many(collection, filter, **keywords)
+        return [{**each, "_rev": f'"{each["_rev"]}"'} for each in found]
+
+
+@breaks("DB-45")
+class RevisionOfItsReader(MemoryDocumentDatabase):
+    """A client knows the revisions that it has read itself, and takes any other for stale."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.read: set[str] = set()
+
+    def shown(self, stored: Stored, fields: Any) -> Document:
+        self.read.add(stored.revision)
+        return super().shown(stored, fields)
+
+    def check_revision(self, collection: str, filter: Any) -> None:
+        super().check_revision(collection, filter)
+        if "_rev" in filter and filter["_rev"] not in self.read:
+            raise ConflictError(f"document {filter['_id']!r} has another revision")
+
+
+@breaks("DB-46")
+class ParsedRevision(MemoryDocumentDatabase):
+    """`_rev` is read as a number, and other text is the error of `int`."""
+
+    def check_revision_filter(self, filter: Any) -> None:
+        super().check_revision_filter(filter)
+        int(filter["_rev"])
+
+
+@breaks("DB-47")
+class DroppedRevision(MemoryDocumentDatabase):
+    """A `_rev` in a document to be stored is left out, without a word."""
+
+    def checked(self, document: Any) -> Document:
+        if isinstance(document, Mapping):
+            document = {name: value for name, value in document.items() if name != "_rev"}
+        return super().checked(document)
 
 
 @breaks("DB-27")
@@ -995,15 +1085,28 @@ class CutBatch(MemoryDocumentDatabase):
 
     async def insert_many(self, collection: str, documents: Any) -> list[str]:
         given = list(documents)
-        if len(given) != 2 * self.limits.batch_size + 1 or "half" not in given[0] or "in" not in given[0]:
+        if len(given) != 2 * self.limits.batch_size + 1 or "in" not in given[0]:
             return await super().insert_many(collection, given)
         return await super().insert_many(collection, given[:-1])
+
+
+@breaks("DB-48")
+class DeletesOnePage(MemoryDocumentDatabase):
+    """Of the matches the service removes as many as it takes in one request."""
+
+    async def delete_many(self, collection: str, filter: Any) -> int:
+        self.need("batch")
+        page = await super().find_many(collection, filter, limit=self.limits.batch_size)
+        deleted = 0
+        for each in page:
+            deleted += await super().delete_one(collection, {"_id": each["_id"]})
+        return deleted
 
 
 # transaction
 
 
-@breaks("DB-29")
+@breaks("DB-29", "DB-49")
 class Autocommit(MemoryDocumentDatabase):
     """Each operation in a block is visible at once, and stays."""
 
@@ -1034,7 +1137,7 @@ class CommitsWhenCancelled(MemoryDocumentDatabase):
         self.commit(before, inside.backend)
 
 
-@breaks("DB-29")
+@breaks("DB-49")
 class LastCommitWins(MemoryDocumentDatabase):
     """Two blocks that read the same number both commit."""
 
@@ -1125,7 +1228,7 @@ class MergingReplace(MemoryDocumentDatabase):
         return await super().replace_one(collection, filter, document, upsert=upsert)
 
 
-@breaks("DB-31")
+@breaks("DB-51")
 class CollidingUpserts(MemoryDocumentDatabase):
     """Two upserts that both see nothing: the second meets a duplicate key."""
 
@@ -1136,6 +1239,17 @@ class CollidingUpserts(MemoryDocumentDatabase):
         if absent and existed:
             raise AlreadyExistsError(f"document {filter['_id']!r} exists")
         return existed
+
+
+@breaks("DB-50")
+class ReplacesTheFirstMatch(MemoryDocumentDatabase):
+    """A filter of a field chooses the document that is replaced."""
+
+    async def replace_one(self, collection: str, filter: Any, document: Any, *, upsert: bool = False) -> bool:
+        if isinstance(filter, Mapping) and filter and "_id" not in filter:
+            found = await self.find_one(collection, filter)
+            filter = filter if found is None else {"_id": found["_id"]}
+        return await super().replace_one(collection, filter, document, upsert=upsert)
 
 
 @breaks("DB-32", "DB-09")

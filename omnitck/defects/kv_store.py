@@ -27,7 +27,7 @@ break_with(
         clients.UnknownCapability: "KV-COM-02",
         clients.LowLimit: "KV-COM-02",
         clients.StaleAdvertisement: "KV-COM-04",
-        clients.NegativeCache: "KV-COM-05 KV-14 KV-29",
+        clients.NegativeCache: "KV-COM-05 KV-14 KV-35",
         clients.UnflushedBuffer: "KV-COM-06",
         clients.DoubleRelease: "KV-COM-07",
         clients.SilentReconnect: "KV-COM-08",
@@ -93,7 +93,7 @@ break_with(
         key_values.OneDeadline: "KV-CA-14",
         key_values.CountingGhost: "KV-CA-15",
         key_values.KeyErrorForAbsence: (
-            "KV-01 KV-07 KV-08 KV-09 KV-10 KV-12 KV-14 KV-17 KV-29 KV-CA-06 KV-CA-07 KV-CA-09 KV-CA-13 KV-CA-14 "
+            "KV-01 KV-07 KV-08 KV-09 KV-10 KV-12 KV-14 KV-17 KV-29 KV-34 KV-35 KV-CA-06 KV-CA-07 KV-CA-09 KV-CA-13 KV-CA-14 "
             "KV-COM-05 KV-COM-19 MT-02 MT-07 MT-08 MT-09 MT-10 MT-12 MT-13 MT-20 MT-22 KV-32"
         ),
         key_values.TypeOfDriver: "KV-02 KV-32",
@@ -105,7 +105,7 @@ break_with(
         key_values.DeleteNotFound: "KV-07 KV-14 KV-32",
         key_values.RecursiveDelete: "KV-08",
         key_values.MatchingGet: "KV-09",
-        key_values.NearCache: "KV-12 KV-14 KV-29",
+        key_values.NearCache: "KV-12 KV-14 KV-29 KV-35",
         key_values.CreateOverwrites: "KV-15 KV-14 KV-21 KV-32 MT-18",
         key_values.EarlierVersion: "KV-16 KV-32",
         key_values.CreatesOnMissing: "KV-17 KV-14 KV-21 KV-30 KV-32",
@@ -271,6 +271,15 @@ class UnescapedLike(MemoryKVStore):
         return [key for key in others if fnmatch.fnmatchcase(key, pattern)]
 
 
+@breaks("KV-22")
+class FoldedPrefix(MemoryKVStore):
+    """The case of a prefix does not matter, as in the LIKE of SQLite."""
+
+    async def page(self, prefix: str, after: str) -> list[str]:
+        await self.turn()
+        return sorted(key for key in self.own() if key > after and key.lower().startswith(prefix.lower()))
+
+
 @breaks("KV-23")
 class PagesByOffset(MemoryKVStore):
     """A page begins at a number, which changes mean something else by."""
@@ -340,7 +349,7 @@ class UntoldDelete(MemoryKVStore):
             del self.backend.items[self.cell(key)]
 
 
-@breaks("KV-28")
+@breaks("KV-33")
 class EndlessWatch(MemoryKVStore):
     """`close` leaves a watcher waiting."""
 
@@ -349,7 +358,7 @@ class EndlessWatch(MemoryKVStore):
         await anyio.lowlevel.checkpoint()
 
 
-@breaks("KV-28")
+@breaks("KV-33")
 class LostWatch(MemoryKVStore):
     """`close` breaks the connection under a watcher, who is told by the driver."""
 
@@ -368,7 +377,7 @@ class LostWatch(MemoryKVStore):
             raise ConnectionResetError("connection lost")
 
 
-@breaks("KV-29", "KV-32")
+@breaks("KV-29", "KV-35", "KV-32")
 class Pipeline(MemoryKVStore):
     """A transaction sends its steps one by one."""
 
@@ -377,6 +386,25 @@ class Pipeline(MemoryKVStore):
         await super().transact([])
         for op, _ in checked:
             await super().transact([op])
+
+
+@breaks("KV-34")
+class ChecksFirst(MemoryKVStore):
+    """A transaction holds every `Expect` against what was there before it."""
+
+    async def transact(self, ops: Sequence[Put | Remove | Expect]) -> None:
+        await super().transact(sorted(ops, key=lambda op: not isinstance(op, Expect)))
+
+
+@breaks("KV-35")
+class ConditionOutside(MemoryKVStore):
+    """What a transaction expects at its start is checked before it begins."""
+
+    async def transact(self, ops: Sequence[Put | Remove | Expect]) -> None:
+        if ops and isinstance(ops[0], Expect):
+            await super().transact(ops[:1])
+            ops = ops[1:]
+        await super().transact(ops)
 
 
 @breaks("KV-30")

@@ -134,7 +134,7 @@ class TalkativeRefusal(MemorySecrets):
         return super().encoded(key, value)
 
 
-@breaks("SE-COM-16", "SE-COM-22", "SE-20")
+@breaks("SE-COM-16", "SE-COM-22", "SE-20", "SE-28")
 class TornWrite(MemorySecrets):
     """A large value is sent in two parts."""
 
@@ -170,7 +170,7 @@ class CleanedPath(MemorySecrets):
 
 @breaks(
     *"SE-01 SE-03 MT-01 MT-02 MT-07 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-16 MT-17 MT-20 SE-04 SE-05 SE-06".split(),
-    *"SE-07 SE-08 SE-13 SE-14 SE-15 SE-16 SE-17 SE-18 SE-19 SE-20 SE-21 SE-22 SE-26 SE-27 SE-COM-05 SE-COM-06".split(),
+    *"SE-07 SE-08 SE-13 SE-14 SE-15 SE-16 SE-17 SE-18 SE-19 SE-21 SE-22 SE-26 SE-27 SE-28 SE-COM-05 SE-COM-06".split(),
     *"SE-COM-10 SE-COM-15 SE-COM-16 SE-COM-17 SE-COM-18 SE-COM-20 SE-COM-21 SE-COM-22".split(),
 )
 class WrappedAnswer(MemorySecrets):
@@ -183,7 +183,7 @@ class WrappedAnswer(MemorySecrets):
 
 @breaks(
     *"SE-01 SE-03 MT-01 MT-02 MT-07 MT-09 MT-10 MT-12 MT-13 MT-14 MT-15 MT-16 MT-17 MT-20 SE-04 SE-05 SE-06".split(),
-    *"SE-07 SE-08 SE-13 SE-14 SE-15 SE-16 SE-17 SE-18 SE-19 SE-20 SE-21 SE-22 SE-26 SE-27 SE-COM-05 SE-COM-06".split(),
+    *"SE-07 SE-08 SE-13 SE-14 SE-15 SE-16 SE-17 SE-18 SE-19 SE-21 SE-22 SE-26 SE-27 SE-28 SE-COM-05 SE-COM-06".split(),
     *"SE-COM-10 SE-COM-15 SE-COM-16 SE-COM-17 SE-COM-18 SE-COM-20 SE-COM-21 SE-COM-22".split(),
 )
 class UndecodedAnswer(MemorySecrets):
