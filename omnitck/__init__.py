@@ -3,21 +3,31 @@
 Names are loaded when they are first used: importing the package costs next to nothing.
 """
 
+from omnitck.version import __version__
+
 TYPE_CHECKING = False  # Type checkers take it for `typing.TYPE_CHECKING`; importing that module would be most of the cost.
 if TYPE_CHECKING:
-    from omnitck.kit.contract import Contract, Policy, rule
+    from omnitck.certifying.certify import certify
+    from omnitck.concurrent import ConcurrentSuite
+    from omnitck.kit.contract import Contract, Policy
+    from omnitck.kit.definition import Definition, Operation
+    from omnitck.kit.rules import audit, rule
     from omnitck.kit.text import UsageError
-    from omnitck.loader import build_suite, certify, compose, load_tests_for
+    from omnitck.kit.trial import Trial
     from omnitck.report.certificate import Certificate
-    from omnitck.runner import ConcurrentSuite
+    from omnitck.suites import build_suite, compose, load_tests_for
 
 __all__ = [
     "Certificate",
     "ConcurrentSuite",
     "Contract",
+    "Definition",
+    "Operation",
     "Policy",
+    "Trial",
     "UsageError",
     "__version__",
+    "audit",
     "build_suite",
     "certify",
     "compose",
@@ -25,19 +35,21 @@ __all__ = [
     "rule",
 ]
 
-__version__ = "1.0.0"
-
 _HOMES = {
     "Certificate": "omnitck.report.certificate",
-    "ConcurrentSuite": "omnitck.runner",
+    "ConcurrentSuite": "omnitck.concurrent",
     "Contract": "omnitck.kit.contract",
+    "Definition": "omnitck.kit.definition",
+    "Operation": "omnitck.kit.definition",
     "Policy": "omnitck.kit.contract",
+    "Trial": "omnitck.kit.trial",
     "UsageError": "omnitck.kit.text",
-    "build_suite": "omnitck.loader",
-    "certify": "omnitck.loader",
-    "compose": "omnitck.loader",
-    "load_tests_for": "omnitck.loader",
-    "rule": "omnitck.kit.contract",
+    "audit": "omnitck.kit.rules",
+    "build_suite": "omnitck.suites",
+    "certify": "omnitck.certifying.certify",
+    "compose": "omnitck.suites",
+    "load_tests_for": "omnitck.suites",
+    "rule": "omnitck.kit.rules",
 }
 
 if not TYPE_CHECKING:

@@ -5,26 +5,25 @@ selftest failed, 5 nothing ran.
 """
 
 import argparse
-import ast
-import functools
-import inspect
-import itertools
 import json
 import os
 import sys
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
-from omnitck import __version__
-from omnitck.kit.contract import HOOKS, PRODUCTION, PROFILES, Contract, Policy, known_capabilities, rules_of
+from omnitck.kit.checks import catalogue, known_by
+from omnitck.kit.contract import Contract, Policy
 from omnitck.kit.text import UsageError, describe, suggest
-from omnitck.loader import BUILT_IN, Recipe, find, registered
+from omnitck.registry import find, registered
 from omnitck.report.certificate import Certificate
+from omnitck.report.specification import defects_by_rule, kind_of, purpose_of, specification, tables, title_of
 from omnitck.report.terminal import Printer, Progress, standard_output, summarize
-from omnitck.shared.models import Limits
+from omnitck.shared.capabilities import PROFILES
+from omnitck.suites import Recipe
+from omnitck.version import __version__
 
 __all__ = ["main"]
 
@@ -71,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     spec = commands.add_parser("spec", help="the specification of contracts and policies, as Markdown")
     spec.add_argument("contracts", metavar="CONTRACT", nargs="*", help="all, if none is named")
+    spec.add_argument("--tables", action="store_true", help="not every rule, but tables of capabilities, hooks and limits")
     where = spec.add_mutually_exclusive_group()
     where.add_argument("--output", metavar="FILE", help="write there")
     where.add_argument("--check", metavar="FILE", help="exit with 1 if FILE is not what would be written")
@@ -164,11 +164,11 @@ _above_0.__name__ = "number"
 
 
 def _certify(options: argparse.Namespace) -> int:
-    from omnitck import isolation
+    from omnitck.certifying import follower
 
     config = _configuration(options.config, needed=not options.targets)
     recipes = _recipes(options, config)
-    settings = isolation.Settings(
+    settings = follower.Settings(
         jobs=_setting("jobs", options.jobs, config, _at_least_1, 1),
         seed=_setting("seed", options.seed, config, int, 0),
         rules=tuple(options.rule),
@@ -179,7 +179,7 @@ def _certify(options: argparse.Namespace) -> int:
     output = standard_output()
     progress = Progress(output, verbosity=2 if options.verbose else 0 if options.quiet else 1)
     try:
-        certificate = isolation.certify(sources, settings, progress)
+        certificate = follower.run_suites(sources, settings, progress)
     finally:
         progress.end()
     summarize(certificate, output, brief=options.quiet)
@@ -344,11 +344,11 @@ def _list(options: argparse.Namespace) -> int:
         output.raw(json.dumps({"contracts": [_listed(each) for each in contracts]}, indent=2) + "\n")
     else:
         for contract in contracts:
-            output.line(f"{contract.name} {contract.version} ({_kind(contract)}): {_first_sentence(contract)}")
-            if not issubclass(contract, Policy):
-                output.line(f"  capabilities: {', '.join(sorted(known_capabilities(contract)))}")
-            for each in rules_of(contract):
-                output.line(f"  {each.id_in(contract.prefix):12} [{each.level_in(contract)}] {each.statement}")
+            output.line(f"{title_of(contract)} ({kind_of(contract)}): {purpose_of(contract)}")
+            if known_by(contract):
+                output.line(f"  capabilities: {', '.join(sorted(known_by(contract)))}")
+            for each in catalogue(contract):
+                output.line(f"  {each.id:12} [{each.level}{', audit' if each.rule.ambient else ''}] {each.rule.statement}")
             output.line()
     for broken in known:
         if broken.contract is None:
@@ -358,47 +358,36 @@ def _list(options: argparse.Namespace) -> int:
 
 def _listed(contract: type[Contract]) -> dict[str, Any]:
     return {
-        "name": contract.name,
-        "kind": _kind(contract),
-        "version": contract.version,
-        "capabilities": [] if issubclass(contract, Policy) else sorted(known_capabilities(contract)),
+        "name": contract.definition.name,
+        "kind": kind_of(contract),
+        "version": contract.definition.version,
+        "capabilities": sorted(known_by(contract)),
         "rules": [
-            {"id": each.id_in(contract.prefix), "level": each.level_in(contract), "statement": each.statement}
-            for each in rules_of(contract)
+            {"id": each.id, "level": each.level, "statement": each.rule.statement, "audit": each.rule.ambient}
+            for each in catalogue(contract)
         ],
     }
 
 
-def _kind(contract: type[Contract]) -> str:
-    return "policy" if issubclass(contract, Policy) else "contract"
-
-
-def _first_sentence(contract: type) -> str:
-    return _on_one_line((inspect.getdoc(contract) or "").partition("\n\n")[0])
-
-
-def _on_one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
-
-
 def _explain(options: argparse.Namespace) -> int:
     known = {
-        each.id_in(found.contract.prefix): (found.contract, each)
+        each.id: (found.contract, each)
         for found in registered()
         if found.contract is not None
-        for each in rules_of(found.contract)
+        for each in catalogue(found.contract)
     }
     id = options.rule.upper()
     if id not in known:
         raise UsageError(f"unknown rule {options.rule!r}; {suggest(id, known)}")
 
-    contract, rule = known[id]
-    defects = _defects().get(id, {})
+    contract, entry = known[id]
+    rule = entry.rule
+    defects = defects_by_rule().get(id, {})
     if options.json:
         document = {
             "id": id,
-            "contract": contract.name,
-            "level": rule.level_in(contract),
+            "contract": contract.definition.name,
+            "level": entry.level,
             "statement": rule.statement,
             "rationale": rule.rationale,
             "deadline": rule.deadline,
@@ -407,8 +396,9 @@ def _explain(options: argparse.Namespace) -> int:
         standard_output().raw(json.dumps(document, indent=2) + "\n")
         return 0
 
+    origin = f"{'audit of the ' if rule.ambient else ''}{kind_of(contract)} {title_of(contract)}"
     paragraphs = [
-        f"{id} [{rule.level_in(contract)}] {rule.statement}\n  {_kind(contract)} {contract.name} {contract.version}",
+        f"{id} [{entry.level}] {rule.statement}\n  {origin}",
         textwrap.indent(rule.rationale, "  "),
         "\n".join(["  Broken by:", *(f"    {name}: {story}" for name, story in defects.items())] if defects else []),
     ]
@@ -416,24 +406,13 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
-@functools.cache
-def _defects() -> dict[str, dict[str, str]]:
-    """For each rule, the defects that break it: name and story."""
-    from omnitck.defects import defects_of
-
-    found: dict[str, dict[str, str]] = {}
-    for defect in [each for name in BUILT_IN for each in defects_of(name)]:
-        for id in defect.rules:
-            found.setdefault(id, {})[defect.name] = defect.story
-    return found
-
-
 def _spec(options: argparse.Namespace) -> int:
     names = options.contracts or [each.name for each in registered() if each.contract is not None]
-    text = "\n\n".join(part for name in names for part in _specification(find(name))) + "\n"
+    contracts = [find(name) for name in names]
+    text = tables(contracts) if options.tables else specification(contracts)
     output = standard_output()
     if options.check:
-        return _check_spec(options.check, text, output)
+        return _check_spec(options, text, output)
     if not options.output:
         output.raw(text)
         return 0
@@ -447,7 +426,8 @@ def _spec(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_spec(path: str, text: str, output: Printer) -> int:
+def _check_spec(options: argparse.Namespace, text: str, output: Printer) -> int:
+    path = options.check
     try:
         with open(path, encoding="utf-8") as file:
             current = file.read()
@@ -456,61 +436,16 @@ def _check_spec(path: str, text: str, output: Printer) -> int:
     if current == text:
         return 0
 
-    output.line(f"{path} differs from the rules: write it anew with `omnitck spec --output {path}`.")
+    words = ["omnitck spec", *options.contracts, *(["--tables"] if options.tables else []), "--output", path]
+    output.line(f"{path} differs from the rules: write it anew with `{' '.join(words)}`.")
     return 1
-
-
-def _specification(contract: type[Contract]) -> Iterator[str]:
-    """The contract as Markdown, block by block."""
-    yield f"# {contract.name} {contract.version}"
-    if doc := inspect.getdoc(contract):
-        yield doc
-    for capability, protocol in contract.protocols.items():
-        yield f"## Capability `{capability}`" if capability else "## Protocol"
-        yield f"```python\n{inspect.getsource(protocol).rstrip()}\n```"
-    if not issubclass(contract, Policy):
-        yield "## Capabilities"
-        demanded = PROFILES["production"] | contract.production
-        known = sorted(known_capabilities(contract), key=lambda each: (each in demanded, each))
-        promises = {name: f": {text}" for name, text in PRODUCTION.items()}
-        yield "\n".join(
-            f"- `{each}`{' (profile `production`)' if each in demanded else ''}{promises.get(each, '')}" for each in known
-        )
-        yield "## Limits"
-        limits = _attributes(Limits) | _attributes(contract.limits_type)
-        yield "\n".join(f"- `{name}`: {text}" for name, text in limits.items())
-    yield "## Hooks"
-    hooks = {hook: _on_one_line(inspect.getdoc(getattr(contract, hook))) for hook in (*HOOKS, *contract.hooks)}
-    hooks |= {name: text for name, text in _attributes(contract).items() if name in contract.data}
-    yield "\n".join(f"- `{name}`: {text}" for name, text in hooks.items())
-    yield "## Rules"
-    for rule in rules_of(contract):
-        id = rule.id_in(contract.prefix)
-        yield f"### {id} ({rule.level_in(contract)})"
-        yield rule.statement
-        if rule.rationale:
-            yield rule.rationale
-        if defects := _defects().get(id):
-            yield "Defects that break it:"
-            yield "\n".join(f"- `{name}`: {story}" for name, story in defects.items())
-
-
-def _attributes(cls: type) -> dict[str, str]:
-    """What the text after each attribute of *cls* says of it."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for attribute, text in itertools.pairwise(definition.body):
-        if isinstance(attribute, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[ast.unparse(attribute.target)] = _on_one_line(str(text.value.value))
-    return found
 
 
 # selftest
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from omnitck.selftest import selftest
+    from omnitck.selftest.laws import selftest
 
     contracts = _split(options.contract)
     for each in contracts:

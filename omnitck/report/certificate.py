@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from omnitck import __version__
 from omnitck.kit.outcomes import Outcome, Status
+from omnitck.version import __version__
 
 __all__ = ["Catalogue", "Certificate", "RuleEntry", "SuiteReport", "Verdict", "digest_of"]
 
@@ -56,7 +56,9 @@ class RuleEntry:
     declared: bool
     """Whether the suite declares all that the rule needs."""
     deadline: float
-    """Seconds, as the suite multiplies them."""
+    """Seconds of work, as the suite multiplies them."""
+    audit: bool = False
+    """Whether it is judged after every test of the suite, instead of by one."""
 
 
 @dataclass(frozen=True)

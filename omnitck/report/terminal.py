@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
-from omnitck.isolation import Observer
 from omnitck.kit.outcomes import Outcome, Status
 from omnitck.report.certificate import NOT_SELECTED, Certificate, SuiteReport, Verdict
+from omnitck.report.observer import Observer
 
 __all__ = ["Printer", "Progress", "printable", "summarize"]
 

@@ -23,14 +23,19 @@ from typing import IO, Any, cast
 
 import anyio
 
-from omnitck.kit.contract import Contract, Policy, Rule, rules_of
+from omnitck.concurrent import ConcurrentSuite, rule_of
+from omnitck.kit.checks import check_instance
+from omnitck.kit.clients import raw
+from omnitck.kit.contract import Contract, plan_of
+from omnitck.kit.definition import Plan
 from omnitck.kit.outcomes import Outcome, Status, Violation, listening
-from omnitck.kit.session import HookError, Session, raw
+from omnitck.kit.rules import Entry, Rule
+from omnitck.kit.session import HookError, Session, running
 from omnitck.kit.text import UsageError, describe, describe_error
-from omnitck.loader import Recipe, Suite, select
+from omnitck.kit.trial import Trial
 from omnitck.report.certificate import Catalogue, RuleEntry, SuiteReport, catalogue_digest
-from omnitck.runner import ConcurrentSuite, rule_of
 from omnitck.shared.exceptions import UnavailableError
+from omnitck.suites import Recipe, Suite, select
 
 __all__ = ["Event", "Worker", "calls", "child", "provider_calls", "title"]
 
@@ -57,7 +62,11 @@ def child() -> None:
 
     def obey() -> None:
         for line in requests:
-            send({"event": "stacks", "text": worker.stacks(json.loads(line))})
+            asked = json.loads(line)
+            if "rule" in asked:
+                send({"event": "left", "seconds": worker.left(asked["rule"])})
+            else:
+                send({"event": "stacks", "text": worker.stacks(asked["thread"])})
         if not worker.ended:
             os._exit(1)
 
@@ -101,10 +110,10 @@ class Worker:
         self.ended = True
         self.say("done")
 
-    def _run(self, suite: Suite, chosen: list[Rule], jobs: int) -> None:
+    def _run(self, suite: Suite, chosen: list[Entry], jobs: int) -> None:
         contract = cast("type[Contract]", suite)
         report = _report_on(contract)
-        ids = [each.id_in(contract.contract.prefix) for each in chosen]
+        ids = [each.id for each in chosen]
         self.say("suite", report=asdict(report), chosen=ids, secrets=list(contract.credentials))
         if not chosen:
             return
@@ -120,7 +129,7 @@ class Worker:
                 self.finish(outcome)
 
         result = _Result(self, contract)
-        tests = [self._preflight(suite, chosen[0], result), *(suite(each.method) for each in chosen)]
+        tests = [self._preflight(suite, chosen[0], result), *(suite(each.rule.method) for each in chosen)]
         with listening(finished, started):
             ConcurrentSuite(tests, jobs).run(result)
 
@@ -135,14 +144,16 @@ class Worker:
         self.say("started", rule=rule, thread=thread, deadline=deadline)
 
     def finish(self, outcome: Outcome) -> None:
-        """Send *outcome*, unless its rule has one."""
-        if outcome.rule not in self._finished:
+        """Send *outcome*, unless its rule has one; an audit has one for each rule that it watched."""
+        if outcome.during:
+            self.say("audited", outcome=asdict(outcome))
+        elif outcome.rule not in self._finished:
             self._finished.add(outcome.rule)
             self.say("finished", outcome=asdict(outcome))
 
-    def _preflight(self, suite: Suite, first: Rule, result: unittest.TestResult) -> unittest.TestCase:
+    def _preflight(self, suite: Suite, first: Entry, result: unittest.TestResult) -> unittest.TestCase:
         """A test that opens one provider: what is wrong there is said once, and not once for every rule."""
-        test: Any = suite(first.method)
+        test: Any = suite(first.rule.method)
 
         async def preflight() -> None:
             await self._open_one(test, result)
@@ -150,24 +161,37 @@ class Worker:
         # An attribute of the instance hides the class's method: unittest runs this instead, with all of the class's fixtures.
         method: Any = preflight if test.backend == "asyncio" else functools.partial(anyio.run, preflight, backend=test.backend)
         method.rule = _PREFLIGHT
-        setattr(test, first.method, method)
+        setattr(test, first.rule.method, method)
         return cast("unittest.TestCase", test)
 
     async def _open_one(self, test: Contract, result: unittest.TestResult) -> None:
         seen: dict[str, object] = {"provider": "", "limits": {}}
         self._start(_PREFLIGHT.id, _deadline(type(test), _PREFLIGHT))
-        test.session = session = Session(test, _PREFLIGHT)
-        error = await session.judge(functools.partial(_look, seen))
+        plan = plan_of(type(test))
+        try:
+            check_instance(test, plan)
+        except UsageError as refusal:
+            self.say("misuse", message=str(refusal))
+            result.stop()
+            return
+
+        session = Session(test, plan, Entry(_PREFLIGHT.id, _PREFLIGHT, plan.contract, frozenset()))
+        error = await session.judge(functools.partial(_look, seen), audited=False)
         if isinstance(error, HookError) and not isinstance(error.__cause__, UnavailableError):
             self.say("misuse", message=session.masked(f"{title(type(test))}: {error}"))
         elif error is not None and session.first_provider() is None:
             text = f"expected {error.expected}, observed {error.observed}" if isinstance(error, Violation) else ""
             self.say("problem", message=session.masked(f"No provider could be opened: {text or describe_error(error)}"))
         else:
-            self.say("opened", **seen)
+            self.say("opened", secrets=list(test.credentials), **seen)
             return
 
         result.stop()
+
+    def left(self, rule: str) -> float:
+        """Seconds for which *rule* may still run: it may be waiting for what the provider's own numbers allow."""
+        session = next((each for (_, id), each in list(running.items()) if id == rule), None)
+        return 0.0 if session is None else session.left()
 
     def stacks(self, thread: int) -> str:
         """What the provider does in *thread*, the newest call first: the call that it is in, or else those that wait."""
@@ -190,35 +214,36 @@ def _deadline(suite: type[Contract], rule: Rule) -> float:
 
 def _report_on(suite: type[Contract]) -> SuiteReport:
     """The report as it is before any rule has run."""
-    owners = (suite.contract, *suite.policies)
-    entries = tuple(_entry(each, suite, owners) for each in rules_of(suite))
+    plan = plan_of(suite)
+    entries = tuple(_entry(each, suite, plan) for each in plan.entries)
     return SuiteReport(
         name=title(suite),
-        contract=suite.contract.name,
-        policies=tuple(each.name for each in suite.policies),
-        capabilities=tuple(sorted(suite.declared)),
+        contract=plan.definition.name,
+        policies=tuple(each.definition.name for each in plan.policies),
+        capabilities=tuple(sorted(plan.declared)),
         rules=entries,
         catalogues=tuple(
             Catalogue(
-                name=owner.name,
-                kind="policy" if issubclass(owner, Policy) else "contract",
-                version=owner.version,
-                digest=catalogue_digest(each for each in entries if each.owner == owner.name),
+                name=definition.name,
+                kind=kind,
+                version=definition.version,
+                digest=catalogue_digest(each for each in entries if each.owner == definition.name),
             )
-            for owner in owners
+            for kind, definition in (("contract", plan.definition), *(("policy", each.definition) for each in plan.policies))
         ),
         known_deviations=dict(suite.known_deviations),
     )
 
 
-def _entry(rule: Rule, suite: type[Contract], owners: Iterable[type[Contract]]) -> RuleEntry:
+def _entry(entry: Entry, suite: type[Contract], plan: Plan) -> RuleEntry:
     return RuleEntry(
-        id=rule.id_in(suite.contract.prefix),
-        level=rule.level_in(suite.contract),
-        statement=rule.statement,
-        owner=next((each for each in owners if hasattr(each, rule.method)), suite.contract).name,
-        declared=rule.needs_in(suite.contract) <= suite.declared,
-        deadline=_deadline(suite, rule),
+        id=entry.id,
+        level=entry.level,
+        statement=entry.rule.statement,
+        owner=entry.owner.definition.name,
+        declared=entry.needs <= plan.declared,
+        deadline=_deadline(suite, entry.rule),
+        audit=entry.rule.ambient,
     )
 
 
@@ -233,7 +258,7 @@ class _Result(unittest.TestResult):
     def addError(self, test: unittest.TestCase, err: Any) -> None:  # noqa: N802
         text = describe_error(err[1])
         if rule := rule_of(test):
-            self._end(rule, Status.ERROR, f"{rule.id_in(self._suite.contract.prefix)} could not be judged: {text}")
+            self._end(rule, Status.ERROR, f"{self._id(rule)} could not be judged: {text}")
         else:
             self._worker.say("problem", message=f"{test.id()} raised {text}")
 
@@ -246,27 +271,30 @@ class _Result(unittest.TestResult):
             self._worker.say("skipped", message=f"{test.id()}: {reason}")
 
     def _end(self, rule: Rule, status: Status, message: str) -> None:
-        self._worker.finish(Outcome(title(self._suite), rule.id_in(self._suite.contract.prefix), status, 0.0, message))
+        self._worker.finish(Outcome(title(self._suite), self._id(rule), status, 0.0, message))
+
+    def _id(self, rule: Rule) -> str:
+        return rule.id if rule is _PREFLIGHT else plan_of(self._suite).by_method[rule.method].id
 
 
-_PREFLIGHT = Rule("preflight", "", "", "preflight", frozenset(), None, exclusive=True, deadline=10.0)
+_PREFLIGHT = Rule("preflight", "", "", "preflight", exclusive=True)
 
 
-async def _look(seen: dict[str, object], suite: Contract) -> None:
+async def _look(seen: dict[str, object], suite: Contract, trial: Trial[Any]) -> None:
     """Open a provider, and note what is *seen*."""
-    provider = raw(await suite.connect())
-    protocol = suite.contract.protocols.get("", object)
+    provider = raw(await trial.connect())
+    protocol = trial.plan.definition.protocols.get("", object)
     operations = [each for each in dir(protocol) if not each.startswith("_") and callable(getattr(protocol, each))]
     if operations and not any(_has(provider, each) for each in operations):
         raise HookError(
-            f"make_provider returned {describe(provider, 60)}, which is no provider of {suite.contract.name}: "
+            f"make_provider returned {describe(provider, 60)}, which is no provider of {trial.plan.definition.name}: "
             f"it has none of {', '.join(operations)}."
         )
 
     seen["provider"] = title(type(provider))
     seen["limits"] = {
         key: value if isinstance(value, int | float) and math.isfinite(value) else describe(value)
-        for key, value in asdict(suite.numbers()).items()
+        for key, value in asdict(trial.numbers()).items()
     }
 
 

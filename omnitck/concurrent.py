@@ -1,15 +1,17 @@
 """Many rules at a time, under any unittest runner."""
 
+import asyncio
 import functools
 import itertools
 import threading
 import unittest
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
-from omnitck.kit.contract import Rule
+from omnitck.kit.outcomes import listening
+from omnitck.kit.rules import Rule
 from omnitck.kit.text import UsageError, describe
 
 __all__ = ["ConcurrentSuite", "check_jobs", "rule_of"]
@@ -18,9 +20,10 @@ __all__ = ["ConcurrentSuite", "check_jobs", "rule_of"]
 class ConcurrentSuite(unittest.TestSuite):
     """A suite that runs whole tests in *jobs* threads, each with an event loop of its own.
 
-    The caller's result hears of them in the suite's order, one whole test at a time. A test whose rule is `exclusive` runs alone,
-    after the others (before them, if it leads the suite). Class and module fixtures run once around their tests. With one job it
-    is a plain suite.
+    A test that waits makes room for another; one that computes keeps the interpreter to itself, as several at once would only
+    hand it around. The caller's result hears of them in the suite's order, one whole test at a time. A test whose rule is
+    `exclusive` runs alone, after the others (before them, if it leads the suite). Class and module fixtures run once around their
+    tests. With one job it is a plain suite.
     """
 
     def __init__(self, tests: Iterable[unittest.TestCase | unittest.TestSuite] = (), jobs: int = 16) -> None:
@@ -33,11 +36,13 @@ class ConcurrentSuite(unittest.TestSuite):
         if debug or self.jobs == 1:
             return super().run(result, debug)
 
-        pools = [_Pool(tests, self.jobs, result) for _, tests in itertools.groupby(_flat(self), key=type)]
+        turns = _Turns()
+        pools = [_Pool(tests, self.jobs, result, turns) for _, tests in itertools.groupby(_flat(self), key=type)]
         # A plain suite knows when fixtures are due. It is given stand-ins, which wait for their tests and then tell of them.
         stand_ins = unittest.TestSuite(cast("unittest.TestCase", each) for pool in pools for each in pool.tests)
         try:
-            return stand_ins.run(result)
+            with listening(lambda suite, outcome: None, turns.rule_began):
+                return stand_ins.run(result)
         finally:
             for pool in pools:
                 pool.waiting.clear()
@@ -62,14 +67,77 @@ def _flat(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
             yield test
 
 
+class _Turns:
+    """One rule computes at a time.
+
+    Event loops release the interpreter at every turn, also when they do not wait: with sixteen of them each would end in a
+    switch of threads, at up to twice the cost of the rules themselves. So a loop keeps its turn until it really waits. It is
+    no lock: who has waited long enough for it goes on without, so that a provider which blocks its loop holds up nobody for long.
+    """
+
+    BEFORE_A_TEST = 1.0
+    """Seconds that a test which has not begun waits for its turn: nothing depends on when it begins."""
+    WITHIN_A_TEST = 0.01
+    """Seconds that one waits for which something has come."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._mine = threading.local()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Around a test, in its thread."""
+        self._take(self.BEFORE_A_TEST)
+        try:
+            yield
+        finally:
+            self._give()
+
+    def rule_began(self, suite: type, rule: str) -> None:
+        """Called in the test's thread and, if it has one, in its running event loop."""
+        if not hasattr(self._mine, "turn"):
+            return  # a thread of somebody else's
+        try:
+            selector = getattr(asyncio.get_running_loop(), "_selector", None)
+        except RuntimeError:
+            selector = None
+        if selector is None:
+            self._give()  # Such a loop does not tell when it waits.
+            return
+
+        select = selector.select
+
+        def select_between_turns(timeout: float | None = None) -> Any:
+            if timeout is not None and timeout <= 0:
+                return select(timeout)
+
+            self._give()
+            try:
+                return select(timeout)
+            finally:
+                self._take(self.WITHIN_A_TEST)
+
+        selector.select = select_between_turns
+
+    def _take(self, within: float) -> None:
+        if not getattr(self._mine, "turn", False):
+            self._mine.turn = self._turn.acquire(timeout=within)
+
+    def _give(self) -> None:
+        if getattr(self._mine, "turn", False):
+            self._mine.turn = False
+            self._turn.release()
+
+
 class _Pool:
     """The tests of one class, and the threads that run them."""
 
-    def __init__(self, tests: Iterable[unittest.TestCase], jobs: int, result: unittest.TestResult) -> None:
+    def __init__(self, tests: Iterable[unittest.TestCase], jobs: int, result: unittest.TestResult, turns: _Turns) -> None:
         self.tests = [_StandIn(each, self, result) for each in tests]
         self.waiting = deque(each for each in self.tests if not each.exclusive)
         self._jobs = jobs
         self._result = result
+        self._turns = turns
         self._threads: list[threading.Thread] = []
 
     def finish(self, test: "_StandIn") -> bool:
@@ -104,14 +172,17 @@ class _Pool:
     def _work(self) -> None:
         with suppress(IndexError):
             while True:
-                self.waiting.popleft().execute()
+                test = self.waiting.popleft()
+                with self._turns.turn():
+                    test.execute()
 
 
 class _StandIn:
     """Stands for a test in the suite, and tells of it what the test told its result."""
 
     def __init__(self, test: unittest.TestCase, pool: _Pool, result: unittest.TestResult) -> None:
-        self.exclusive = getattr(rule_of(test), "exclusive", False)
+        plan = getattr(type(test), "_omnitck_plan", None)
+        self.exclusive = getattr(rule_of(test), "exclusive", False) or (plan is not None and plan.alone)
         self.done = threading.Event()
         self._test = test
         self._pool = pool

@@ -19,21 +19,23 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import IO, Any, cast
 
+from omnitck.certifying.worker import Event, Worker, calls, provider_calls, title
+from omnitck.concurrent import check_jobs
 from omnitck.kit.contract import Contract
 from omnitck.kit.outcomes import Outcome, Status, Violation, emit
 from omnitck.kit.text import UsageError, describe
-from omnitck.loader import Recipe, Suite, recipe_of
+from omnitck.report.audits import sum_up
 from omnitck.report.certificate import NOT_SELECTED, Catalogue, Certificate, RuleEntry, SuiteReport
-from omnitck.runner import check_jobs
-from omnitck.worker import Event, Worker, calls, provider_calls, title
+from omnitck.report.observer import Observer
+from omnitck.suites import Recipe, Suite, recipe_of
 
-__all__ = ["Observer", "Settings", "certify", "source_of"]
+__all__ = ["Settings", "run_suites", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -63,24 +65,6 @@ class Settings:
                 raise UsageError(f"OMNITCK_SEED is {text!r}: give a whole number.") from None
 
 
-class Observer:
-    """Hears how a run goes on. *progress* receives each outcome; override the methods for more."""
-
-    def __init__(self, progress: Callable[[Outcome], None] | None = None) -> None:
-        self._progress = progress
-
-    def suite_began(self, suite: SuiteReport) -> None:
-        """The suite was made; its rules come next."""
-
-    def rule_began(self, rule: str) -> None:
-        """A rule is running."""
-
-    def rule_ended(self, outcome: Outcome) -> None:
-        """A rule has its outcome."""
-        if self._progress is not None:
-            self._progress(outcome)
-
-
 def source_of(suite: Suite, settings: Settings) -> Recipe | Suite:
     """*suite* in the form in which `settings.isolate` wants it."""
     recipe = recipe_of(suite) if settings.isolate is not False and sys.executable else None
@@ -93,7 +77,7 @@ def source_of(suite: Suite, settings: Settings) -> Recipe | Suite:
     return recipe or suite
 
 
-def certify(sources: Iterable[Recipe | Suite], settings: Settings, observer: Observer) -> Certificate:
+def run_suites(sources: Iterable[Recipe | Suite], settings: Settings, observer: Observer) -> Certificate:
     """Run each suite, and put the reports together. Bad input of the only suite raises UsageError, of one among several is told
     in its report.
     """
@@ -152,6 +136,7 @@ class _Follower:
         self._running: dict[str, tuple[float, int]] = {}
         self._thread = 0
         self._outcomes: dict[str, Outcome] = {}
+        self._audited: dict[str, list[Outcome]] = {}
         self._reason = ""
         self._over = False
 
@@ -164,7 +149,9 @@ class _Follower:
         finally:
             self._place.close()
 
-        outcomes = (self._outcomes.get(each.id) or self._not_run(each.id) for each in self._report.rules)
+        for watched in self._audited.values():
+            self._end(sum_up(watched))
+        outcomes = (self._outcomes.get(each.id) or self._missing(each) for each in self._report.rules)
         return replace(self._report, outcomes=tuple(outcomes), selected=bool(self._settings.rules))
 
     def _next(self) -> Event:
@@ -180,9 +167,15 @@ class _Follower:
         between = 0 < len(self._outcomes) < len(self._chosen)
         return self._settings.grace * (2 if between else 6)
 
-    def _not_run(self, rule: str) -> Outcome:
-        reason = self._masked(self._reason) if rule in self._chosen else NOT_SELECTED
-        return Outcome(self._report.name, rule, Status.NOT_RUN, 0.0, reason)
+    def _missing(self, entry: RuleEntry) -> Outcome:
+        """The outcome of a rule that has none."""
+        if entry.audit and not entry.declared:
+            return Outcome(self._report.name, entry.id, Status.NOT_DECLARED, 0.0, f"not declared: {entry.level}")
+        if entry.audit:
+            reason = self._masked(self._reason) or "no rule passed that it could have watched"
+        else:
+            reason = self._masked(self._reason) if entry.id in self._chosen else NOT_SELECTED
+        return Outcome(self._report.name, entry.id, Status.NOT_RUN, 0.0, reason)
 
     # What the worker says.
 
@@ -192,9 +185,10 @@ class _Follower:
         self._chosen, self._secrets = chosen, secrets
         self._observer.suite_began(self._report)
 
-    def on_opened(self, provider: str, limits: dict[str, float]) -> None:
-        """The first provider was opened, and closed."""
+    def on_opened(self, provider: str, limits: dict[str, float], secrets: list[str]) -> None:
+        """The first provider was opened, and closed. A set-up may have had a word in what is secret."""
         self._running.clear()
+        self._secrets = secrets
         self._report = replace(self._report, provider=provider, limits=limits)
 
     def on_started(self, rule: str, thread: int, deadline: float) -> None:
@@ -206,6 +200,11 @@ class _Follower:
 
     def on_finished(self, outcome: dict[str, Any]) -> None:
         self._end(Outcome(**{**outcome, "outcome": Status(outcome["outcome"])}))
+
+    def on_audited(self, outcome: dict[str, Any]) -> None:
+        """An audit has watched a rule."""
+        watched = Outcome(**{**outcome, "outcome": Status(outcome["outcome"])})
+        self._audited.setdefault(watched.rule, []).append(watched)
 
     def on_problem(self, message: str) -> None:
         self._running.clear()
@@ -224,8 +223,13 @@ class _Follower:
     # What it cannot say.
 
     def on_hung(self) -> None:
-        self._over = True
         late = min(self._running, key=lambda rule: self._running[rule], default=None)
+        left = self._place.left(late) if late in self._rules else 0.0
+        if late is not None and left > 0:  # It waits for what the provider's own numbers allow.
+            self._running[late] = (time.monotonic() + left + self._settings.grace, self._running[late][1])
+            return
+
+        self._over = True
         stacks = self._place.stacks(self._thread if late is None else self._running[late][1])
         entry = self._rules.get(late or "")
         if entry is not None:
@@ -317,6 +321,10 @@ class _Thread:
         finally:
             self.events.put({"event": "died"})
 
+    def left(self, rule: str) -> float:
+        """Seconds for which *rule* may still run."""
+        return self._worker.left(rule)
+
     def stacks(self, thread: int) -> str:
         """What *thread* is doing."""
         return self._worker.stacks(thread)
@@ -351,13 +359,13 @@ class _Child:
     """A suite in a process of its own."""
 
     leaving = "its process was ended"
-    _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from omnitck.worker import child; child()"
+    _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from omnitck.certifying.worker import child; child()"
     _PATIENCE = 2.0
     """Seconds for a process to do what it is asked for."""
 
     def __init__(self, recipe: Recipe, settings: Settings) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._stacks: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._done = False
         self._patience = min(self._PATIENCE, settings.grace)
         self._tidying = max(self._PATIENCE, settings.grace)
@@ -386,17 +394,24 @@ class _Child:
             for line in lines:
                 with suppress(ValueError):  # A line that was cut when the process ended.
                     event = json.loads(line)
-                    if event["event"] == "stacks":
-                        self._stacks.put(event["text"])
+                    if event["event"] in ("left", "stacks"):
+                        self._answers.put(event)
                     else:
                         self._done = event["event"] == "done"
                         self.events.put(event)
         self.events.put({"event": "died"})
 
-    def stacks(self, thread: int) -> str:
-        self._tell(thread)
+    def left(self, rule: str) -> float:
+        self._tell({"rule": rule})
         try:
-            return self._stacks.get(timeout=self._patience)
+            return float(self._answers.get(timeout=self._patience)["seconds"])
+        except queue.Empty:
+            return 0.0
+
+    def stacks(self, thread: int) -> str:
+        self._tell({"thread": thread})
+        try:
+            return str(self._answers.get(timeout=self._patience)["text"])
         except queue.Empty:
             self._process.send_signal(getattr(signal, "SIGABRT", signal.SIGTERM))
             with suppress(subprocess.TimeoutExpired):
