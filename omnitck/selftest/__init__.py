@@ -1,0 +1,1 @@
+"""The kit proves itself: its references, its defects, and the laws that they obey."""
