@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import omnitck
-from omnitck.loader import is_suite
+from omnitck.suites import is_suite
 
 SYMBOLS = {
     "passed": "+",

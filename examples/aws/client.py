@@ -9,7 +9,7 @@ from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.loaders import Loader
 
-from examples.client import PATIENCE, Client
+from examples.common.client import PATIENCE, Client
 from examples.servers import split_url
 from omnitck.shared.exceptions import PermissionDeniedError
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from examples import servers
 from examples.aws.messaging import IDLE, LEASE, LONGEST_PAUSE, SQSMessaging
-from examples.messages import DelayedPublisher, Message
+from examples.common.messages import DelayedPublisher, Message
 from omnitck.shared.models import DelayLimits
 
 __all__ = ["SQSScheduler", "make_scheduler"]

@@ -28,10 +28,11 @@ import botocore.session
 from aiobotocore.config import AioConfig
 from botocore.exceptions import ClientError
 
-from examples import arguments, servers
+from examples import servers
 from examples.aws.client import AWSClient, code_of
-from examples.client import Turns, together
-from examples.documents import Dialect, Document, DocumentClient, Filter, all_stored, dump, load, matches, new_rev, stale
+from examples.common import arguments
+from examples.common.client import Turns, together
+from examples.common.documents import Dialect, Document, DocumentClient, Filter, all_stored, dump, load, matches, new_rev, stale
 from omnitck.shared.models import DocumentLimits
 
 __all__ = ["DynamoDBDocumentDatabase", "create_table", "make_database"]

@@ -31,11 +31,12 @@ from typing import Any, ClassVar, Self
 from aiobotocore.config import AioConfig
 from botocore.exceptions import ClientError
 
-from examples import arguments, servers
+from examples import servers
 from examples.aws.client import AWSClient, code_of
-from examples.client import together
-from examples.consumers import LOOK, Consumer, Delivery, Source, Wishes
-from examples.messages import Message, place
+from examples.common import arguments
+from examples.common.client import together
+from examples.common.consumers import LOOK, Consumer, Delivery, Source, Wishes
+from examples.common.messages import Message, place
 from omnitck.shared.exceptions import PublishError, TCKError, TooLargeError
 from omnitck.shared.models import MessageLimits
 

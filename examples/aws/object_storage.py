@@ -28,8 +28,9 @@ from urllib.parse import quote, unquote
 
 from aiobotocore.config import AioConfig
 
-from examples import arguments, objects, servers
+from examples import servers
 from examples.aws.client import AWSClient, code_of, status_of
+from examples.common import arguments, objects
 from omnitck.shared.exceptions import (
     AlreadyExistsError,
     ConflictError,

@@ -18,10 +18,11 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
-from examples import arguments, servers
+from examples import servers
 from examples.aws.client import DENIED, AWSClient, code_of
-from examples.client import together
-from examples.secrets import Content, escape, text_of, texts_of, unescape
+from examples.common import arguments
+from examples.common.client import together
+from examples.common.secrets import Content, escape, text_of, texts_of, unescape
 from omnitck.shared.exceptions import InvalidArgumentError, PermissionDeniedError, SecretNotFoundError, UnavailableError
 from omnitck.shared.models import SecretLimits
 

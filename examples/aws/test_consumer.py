@@ -3,7 +3,6 @@
 from unittest import IsolatedAsyncioTestCase
 
 from examples import servers
-from omnitck.kit.contract import known_capabilities
 from omnitck.messaging.consumer import ConsumerContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 
@@ -14,7 +13,7 @@ with servers.installed():
 class TestSQSConsumer(servers.OnServer, ConsumerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.moto
     patience = 4.0  # moto answers one request at a time, in Python: with 16 rules at once each has a small part of it
-    capabilities = SQSMessaging.capabilities & known_capabilities(ConsumerContract)
+    capabilities = SQSMessaging
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -13,7 +13,7 @@ with servers.installed():
 class TestSQSScheduler(servers.OnServer, DelayedMessagingContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.moto
     patience = 4.0  # moto answers one request at a time, in Python: with 16 rules at once each has a small part of it
-    capabilities = SQSScheduler.capabilities
+    capabilities = SQSScheduler
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

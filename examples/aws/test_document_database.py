@@ -13,7 +13,7 @@ with servers.installed():
 class TestDynamoDBDocumentDatabase(servers.OnServer, DocumentDatabaseContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.moto
     patience = 4  # moto answers one request at a time, in Python: with 16 rules at once each has a small part of it
-    capabilities = DynamoDBDocumentDatabase.capabilities
+    capabilities = DynamoDBDocumentDatabase
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

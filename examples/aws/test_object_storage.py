@@ -13,7 +13,7 @@ with servers.installed():
 
 class TestS3(servers.OnServer, ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.moto
-    capabilities = S3ObjectStorage.capabilities
+    capabilities = S3ObjectStorage
     patience = 4.0  # one process of Python answers all rules that run at once
     known_deviations: ClassVar[dict[str, str]] = {
         "MT-24": "moto checks no signature: a URL for one object serves for any other",

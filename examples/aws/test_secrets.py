@@ -37,7 +37,7 @@ def operator(url: str) -> Any:
 
 class TestAWSSecrets(servers.OnServer, SecretsContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.moto
-    capabilities = AWSSecrets.capabilities
+    capabilities = AWSSecrets
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -35,7 +35,7 @@ from typing import ClassVar, Self
 
 import diskcache
 
-from examples import arguments
+from examples.common import arguments
 from omnitck.shared.exceptions import NotFoundError, UnavailableError, UnsupportedError
 from omnitck.shared.models import CacheLimits, Limits
 

@@ -33,10 +33,10 @@ from aiokafka.protocol.admin import CreateTopicsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from examples import servers
-from examples.consumers import Consumer, Wishes
+from examples.common.consumers import Consumer, Wishes
+from examples.common.messages import Message, place
 from examples.kafka.connections import Brokers, end, sever
 from examples.kafka.source import ENVELOPE, Members, PartitionsSource
-from examples.messages import Message, place
 from omnitck.shared.exceptions import TooLargeError
 from omnitck.shared.models import MessageLimits
 

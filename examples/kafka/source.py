@@ -19,9 +19,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 
-from examples.consumers import LOOK, PAUSE, Delivery, Source
+from examples.common.consumers import LOOK, PAUSE, Delivery, Source
+from examples.common.messages import Message
 from examples.kafka.connections import end, sever
-from examples.messages import Message
 
 __all__ = ["ENVELOPE", "Members", "PartitionsSource"]
 

@@ -3,7 +3,6 @@
 from unittest import IsolatedAsyncioTestCase
 
 from examples import servers
-from omnitck.kit.contract import known_capabilities
 from omnitck.messaging.consumer import ConsumerContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 
@@ -14,7 +13,7 @@ with servers.installed():
 class TestKafkaConsumer(servers.OnServer, ConsumerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.kafka
     patience = 4.0  # a subscription waits for its group: a second at least, four where a member has gone, more on a busy machine
-    capabilities = KafkaMessaging.capabilities & known_capabilities(ConsumerContract)
+    capabilities = KafkaMessaging
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

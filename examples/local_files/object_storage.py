@@ -37,8 +37,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
-from examples import arguments, objects
-from examples.client import Client
+from examples.common import arguments, objects
+from examples.common.client import Client
 from omnitck.shared.exceptions import (
     AlreadyExistsError,
     ConflictError,

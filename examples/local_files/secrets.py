@@ -22,9 +22,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
-from examples import arguments
-from examples.client import Client, Feed
-from examples.secrets import Content, escape, text_of, texts_of, unescape
+from examples.common import arguments
+from examples.common.client import Client, Feed
+from examples.common.secrets import Content, escape, text_of, texts_of, unescape
 from omnitck.shared.exceptions import InvalidArgumentError, SecretNotFoundError, TCKError, TooLargeError, UnavailableError
 from omnitck.shared.models import SecretLimits
 

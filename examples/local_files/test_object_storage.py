@@ -8,7 +8,7 @@ from omnitck.primitives.object_storage import ObjectStorageContract
 
 
 class TestLocalObjectStorage(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
-    capabilities = LocalObjectStorage.capabilities
+    capabilities = LocalObjectStorage
 
     async def make_provider(self, *, tenant_id: str | None = None, namespace: str = "", **config: object) -> LocalObjectStorage:
         return await make_store(tenant_id=tenant_id, namespace=namespace)

@@ -41,39 +41,39 @@ def be_nobody() -> None:
 
 
 class TestLocalFileSecrets(SecretsContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
-    capabilities = LocalFileSecrets.capabilities
+    capabilities = LocalFileSecrets
 
     async def make_provider(
-        self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
+        self, *, namespace: str = "", tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
     ) -> LocalFileSecrets:
         if address is not None:
             raise UnsupportedError("files have no address to connect to")
-        mount(self.namespace, tenant_id)
-        return await LocalFileSecrets.connect(_folder / self.namespace, tenant_id=tenant_id)
+        mount(namespace, tenant_id)
+        return await LocalFileSecrets.connect(_folder / namespace, tenant_id=tenant_id)
 
     async def unreachable_provider(self) -> LocalFileSecrets:
         return await LocalFileSecrets.connect(_folder / "never-mounted")
 
-    async def unauthorized_provider(self) -> LocalFileSecrets:
+    async def unauthorized_provider(self, *, namespace: str = "") -> LocalFileSecrets:
         """A user whose mount is another user's."""
-        directory = mount(self.namespace, None).path
+        directory = mount(namespace, None).path
         directory.chmod(0)
         self.addCleanup(directory.chmod, 0o700)
         initializer = be_nobody if os.geteuid() == 0 else None
-        return LocalFileSecrets(_folder / self.namespace, executor=ThreadPoolExecutor(2, initializer=initializer))
+        return LocalFileSecrets(_folder / namespace, executor=ThreadPoolExecutor(2, initializer=initializer))
 
-    async def provision(self, name: str, value: str | bytes, *, tenant_id: str | None = None) -> None:
+    async def provision(self, name: str, value: str | bytes, *, tenant_id: str | None = None, namespace: str = "") -> None:
         content = value.encode() if isinstance(value, str) else value
-        await asyncio.to_thread(mount(self.namespace, tenant_id).change, {file_name(name.encode()): content})
+        await asyncio.to_thread(mount(namespace, tenant_id).change, {file_name(name.encode()): content})
 
-    async def revoke(self, name: str, *, tenant_id: str | None = None) -> None:
-        await asyncio.to_thread(mount(self.namespace, tenant_id).change, {file_name(name.encode()): None})
+    async def revoke(self, name: str, *, tenant_id: str | None = None, namespace: str = "") -> None:
+        await asyncio.to_thread(mount(namespace, tenant_id).change, {file_name(name.encode()): None})
 
-    async def cut(self) -> None:
+    async def cut(self, *, namespace: str = "") -> None:
         """The volume is unmounted."""
-        (_folder / self.namespace).rename(_folder / f"{self.namespace}-unmounted")
+        (_folder / namespace).rename(_folder / f"{namespace}-unmounted")
 
-    async def heal(self) -> None:
-        unmounted = _folder / f"{self.namespace}-unmounted"
+    async def heal(self, *, namespace: str = "") -> None:
+        unmounted = _folder / f"{namespace}-unmounted"
         if unmounted.exists():
-            unmounted.rename(_folder / self.namespace)
+            unmounted.rename(_folder / namespace)

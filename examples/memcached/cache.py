@@ -31,9 +31,10 @@ from typing import ClassVar, NamedTuple, Self
 import emcache
 from emcache.client_errors import CommandError, NotFoundCommandError, NotStoredStorageCommandError, StorageCommandError
 
-from examples import arguments, servers
-from examples.client import together
-from examples.single_flight import SingleFlight
+from examples import servers
+from examples.common import arguments
+from examples.common.client import together
+from examples.common.single_flight import SingleFlight
 from omnitck.shared.exceptions import ConflictError
 from omnitck.shared.models import CacheLimits, Entry, Limits
 

@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestMemcachedCache(servers.OnServer, CacheContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.memcached
-    capabilities = MemcachedCache.capabilities
+    capabilities = MemcachedCache
 
     async def make_provider(
         self, *, namespace: str = "", tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

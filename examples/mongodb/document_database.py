@@ -25,9 +25,10 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 
-from examples import arguments, servers
-from examples.client import Client, Turns
-from examples.documents import RANGES, Dialect, Document, DocumentClient, Filter, all_stored, kind, new_rev, stale
+from examples import servers
+from examples.common import arguments
+from examples.common.client import Client, Turns
+from examples.common.documents import RANGES, Dialect, Document, DocumentClient, Filter, all_stored, kind, new_rev, stale
 from omnitck.shared.exceptions import AlreadyExistsError, ConflictError, InvalidArgumentError
 from omnitck.shared.models import DocumentLimits
 

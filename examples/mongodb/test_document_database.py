@@ -12,7 +12,7 @@ with servers.installed("secantusdb"):
 
 class TestSecantusDBDocumentDatabase(servers.OnServer, DocumentDatabaseContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.secantusdb
-    capabilities = SecantusDBDocumentDatabase.capabilities
+    capabilities = SecantusDBDocumentDatabase
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

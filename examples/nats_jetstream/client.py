@@ -7,7 +7,7 @@ import nats.errors
 from nats.aio.client import Client as NATSConnection
 from nats.protocol.parser import AUTHORIZATION_VIOLATION
 
-from examples.client import Client
+from examples.common.client import Client
 
 __all__ = ["NEVER", "Connection", "NATSClient"]
 

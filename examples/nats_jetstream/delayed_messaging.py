@@ -17,7 +17,7 @@ from typing import ClassVar
 import nats.js.errors
 from nats.js.api import Header
 
-from examples.messages import DelayedPublisher, Message
+from examples.common.messages import DelayedPublisher, Message
 from examples.nats_jetstream import stream
 from examples.nats_jetstream.client import NEVER
 from examples.nats_jetstream.stream import STREAM

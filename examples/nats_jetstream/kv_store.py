@@ -23,8 +23,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 
-from examples import arguments, servers
-from examples.client import Feed, together
+from examples import servers
+from examples.common import arguments
+from examples.common.client import Feed, together
 from examples.nats_jetstream import bucket
 from examples.nats_jetstream.client import NEVER, NATSClient
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, UnavailableError

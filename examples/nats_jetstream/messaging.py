@@ -18,8 +18,8 @@ from typing import ClassVar
 
 from nats.js.api import Header
 
-from examples import arguments
-from examples.messages import Message, check_message, place
+from examples.common import arguments
+from examples.common.messages import Message, check_message, place
 from examples.nats_jetstream import stream
 from examples.nats_jetstream.topics import NATSTopics, server_url
 from omnitck.shared.exceptions import TooLargeError

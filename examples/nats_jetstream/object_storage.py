@@ -30,8 +30,9 @@ import nats.js.errors
 from nats.aio.client import Client as Connection
 from nats.js.api import Header, ObjectStoreConfig
 
-from examples import arguments, objects, servers
-from examples.client import together
+from examples import servers
+from examples.common import arguments, objects
+from examples.common.client import together
 from examples.nats_jetstream.bucket import WRONG_REVISION
 from examples.nats_jetstream.client import NEVER, NATSClient
 from omnitck.shared.exceptions import AlreadyExistsError, ConflictError, NotFoundError, ObjectNotFoundError, UnavailableError

@@ -7,7 +7,7 @@ from typing import Any
 import nats.js.errors
 from nats.aio.client import Client as Connection
 
-from examples.messages import place
+from examples.common.messages import place
 
 __all__ = [
     "AGE",

@@ -3,7 +3,6 @@
 from unittest import IsolatedAsyncioTestCase
 
 from examples import servers
-from omnitck.kit.contract import known_capabilities
 from omnitck.messaging.consumer import ConsumerContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 
@@ -13,7 +12,7 @@ with servers.installed():
 
 class TestNATSConsumer(servers.OnServer, ConsumerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.nats
-    capabilities = NATSMessaging.capabilities & known_capabilities(ConsumerContract)
+    capabilities = NATSMessaging
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestNATSScheduler(servers.OnServer, DelayedMessagingContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.nats
-    capabilities = NATSScheduler.capabilities
+    capabilities = NATSScheduler
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

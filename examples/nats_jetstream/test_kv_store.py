@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestNATSKVStore(servers.OnServer, KVStoreContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.nats
-    capabilities = NATSKVStore.capabilities
+    capabilities = NATSKVStore
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestNATSObjectStorage(servers.OnServer, ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.nats
-    capabilities = NATSObjectStorage.capabilities
+    capabilities = NATSObjectStorage
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

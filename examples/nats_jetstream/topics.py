@@ -28,8 +28,8 @@ from nats.aio.subscription import Subscription
 from nats.js.api import Header
 
 from examples import servers
-from examples.consumers import LOOK, Consumer, Delivery, Source, Wishes
-from examples.messages import Message
+from examples.common.consumers import LOOK, Consumer, Delivery, Source, Wishes
+from examples.common.messages import Message
 from examples.nats_jetstream import stream
 from examples.nats_jetstream.client import NEVER, Connection, NATSClient
 from examples.nats_jetstream.stream import SECOND, STREAM

@@ -40,7 +40,7 @@ BOTH = {
 class TestObstoreMemory(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     """Each tenant has a store of its own: the library knows no tenants."""
 
-    capabilities = ObstoreMemory.capabilities
+    capabilities = ObstoreMemory
     known_deviations: ClassVar[dict[str, str]] = {
         **BOTH,
         "OB-COM-17": "a bytearray is taken as it is and not copied: changing it changes the stored object",
@@ -62,7 +62,7 @@ class TestObstoreMemory(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsync
 class TestObstoreLocal(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     """Each tenant has a folder of its own."""
 
-    capabilities = ObstoreLocal.capabilities
+    capabilities = ObstoreLocal
     known_deviations: ClassVar[dict[str, str]] = {
         **BOTH,
         "MT-22": "deleting several objects of which one is absent is a FileNotFoundError",

@@ -20,9 +20,10 @@ from typing import Any, ClassVar, Self
 
 import httpx
 
-from examples import arguments, servers
-from examples.client import Client, together
-from examples.secrets import Content, escape, text_of, texts_of, unescape
+from examples import servers
+from examples.common import arguments
+from examples.common.client import Client, together
+from examples.common.secrets import Content, escape, text_of, texts_of, unescape
 from omnitck.shared.exceptions import InvalidArgumentError, PermissionDeniedError, SecretNotFoundError
 from omnitck.shared.models import SecretLimits
 

@@ -15,7 +15,7 @@ with servers.installed():
 
 class TestOpenBaoSecrets(servers.OnServer, SecretsContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.openbao
-    capabilities = OpenBaoSecrets.capabilities
+    capabilities = OpenBaoSecrets
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from examples import servers
-from examples.messages import DelayedPublisher, Message, place
+from examples.common.messages import DelayedPublisher, Message, place
 from examples.postgresql.queues import PostgreSQLQueues, create_schema
 from omnitck.shared.models import DelayLimits
 

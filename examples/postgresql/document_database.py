@@ -19,9 +19,10 @@ from typing import Any, ClassVar, Self
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from examples import arguments, servers
-from examples.client import Turns
-from examples.documents import (
+from examples import servers
+from examples.common import arguments
+from examples.common.client import Turns
+from examples.common.documents import (
     RANGES,
     Condition,
     Dialect,

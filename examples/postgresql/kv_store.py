@@ -14,8 +14,9 @@ from typing import Any, ClassVar, LiteralString, Self
 import psycopg
 from psycopg import sql
 
-from examples import arguments, servers
-from examples.client import Client, Feed
+from examples import servers
+from examples.common import arguments
+from examples.common.client import Client, Feed
 from examples.postgresql.connections import DENIED, Connections, connected_now
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, UnavailableError
 from omnitck.shared.models import Change, Entry, Expect, Limits, Put, Remove

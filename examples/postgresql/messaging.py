@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from psycopg.pq import TransactionStatus
 
-from examples import arguments, servers
-from examples.consumers import Subscription
-from examples.messages import check_message
+from examples import servers
+from examples.common import arguments
+from examples.common.consumers import Subscription
+from examples.common.messages import check_message
 from examples.postgresql.connections import Connection
 from examples.postgresql.queues import PostgreSQLQueues, create_schema
 from omnitck.shared.exceptions import InvalidArgumentError, PublishError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from examples.client import PATIENCE
+from examples.common.client import PATIENCE
 from examples.postgresql.connections import Connection, Connections, told
 
 __all__ = ["Notices"]

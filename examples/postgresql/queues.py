@@ -22,10 +22,10 @@ from typing import Any, Self, TypeVar
 import psycopg
 from psycopg import sql
 
-from examples import arguments
-from examples.client import TIDYING
-from examples.consumers import DEFAULT_GROUP, LOOK, Consumer, Delivery, Source, Wishes
-from examples.messages import Message, place
+from examples.common import arguments
+from examples.common.client import TIDYING
+from examples.common.consumers import DEFAULT_GROUP, LOOK, Consumer, Delivery, Source, Wishes
+from examples.common.messages import Message, place
 from examples.postgresql.connections import DENIED, Connection, Connections, connected_now, told
 from examples.postgresql.notices import Notices
 

@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestPostgreSQLDelayedMessaging(servers.OnServer, DelayedMessagingContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.postgresql
-    capabilities = PostgreSQLScheduler.capabilities
+    capabilities = PostgreSQLScheduler
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

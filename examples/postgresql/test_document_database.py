@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestPostgreSQLDocumentDatabase(servers.OnServer, DocumentDatabaseContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.postgresql
-    capabilities = PostgreSQLDocumentDatabase.capabilities
+    capabilities = PostgreSQLDocumentDatabase
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestPostgreSQLKVStore(servers.OnServer, KVStoreContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.postgresql
-    capabilities = PostgreSQLKVStore.capabilities
+    capabilities = PostgreSQLKVStore
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

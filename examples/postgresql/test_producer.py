@@ -3,7 +3,6 @@
 from unittest import IsolatedAsyncioTestCase
 
 from examples import servers
-from omnitck.kit.contract import known_capabilities
 from omnitck.messaging.producer import ProducerContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 
@@ -13,7 +12,7 @@ with servers.installed():
 
 class TestPostgreSQLProducer(servers.OnServer, ProducerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.postgresql
-    capabilities = PostgreSQLMessaging.capabilities & known_capabilities(ProducerContract)
+    capabilities = PostgreSQLMessaging
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -14,7 +14,7 @@ from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenti
 from aiormq.exceptions import ChannelAccessRefused
 from yarl import URL
 
-from examples.client import Client
+from examples.common.client import Client
 
 __all__ = ["HEARTBEAT", "RabbitMQClient", "telling_losses"]
 

@@ -13,7 +13,7 @@ messages that are due one after the other come from different rungs, each of whi
 import asyncio
 from typing import ClassVar
 
-from examples.messages import DelayedPublisher, Message
+from examples.common.messages import DelayedPublisher, Message
 from examples.rabbitmq import topology
 from examples.rabbitmq.topics import RabbitMQTopics, server_url
 from omnitck.shared.exceptions import TopicNotFoundError

@@ -12,8 +12,8 @@ message stays hidden for as long as its consumer is connected.
 from collections.abc import Mapping
 from typing import ClassVar
 
-from examples import arguments
-from examples.messages import check_message, place
+from examples.common import arguments
+from examples.common.messages import check_message, place
 from examples.rabbitmq import topology
 from examples.rabbitmq.topics import RabbitMQTopics, server_url
 from omnitck.shared.exceptions import TooLargeError

@@ -4,7 +4,6 @@ from typing import Any
 from unittest import IsolatedAsyncioTestCase
 
 from examples import servers
-from omnitck.kit.contract import known_capabilities
 from omnitck.messaging.delayed_messaging import DelayedMessagingContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 
@@ -14,7 +13,7 @@ with servers.installed():
 
 class TestRabbitMQScheduler(servers.OnServer, DelayedMessagingContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.rabbitmq
-    capabilities = RabbitMQScheduler.capabilities & known_capabilities(DelayedMessagingContract)
+    capabilities = RabbitMQScheduler
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -4,7 +4,6 @@ from typing import Any
 from unittest import IsolatedAsyncioTestCase
 
 from examples import servers
-from omnitck.kit.contract import known_capabilities
 from omnitck.messaging.producer import ProducerContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 
@@ -14,7 +13,7 @@ with servers.installed():
 
 class TestRabbitMQProducer(servers.OnServer, ProducerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.rabbitmq
-    capabilities = RabbitMQMessaging.capabilities & known_capabilities(ProducerContract)
+    capabilities = RabbitMQMessaging
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

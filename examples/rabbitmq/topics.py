@@ -21,8 +21,8 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, DeliveryMode
 from aio_pika.exceptions import PublishError as ReturnedError
 
 from examples import servers
-from examples.consumers import DEFAULT_GROUP, LOOK, Consumer, Delivery, Source, Wishes
-from examples.messages import Message, place
+from examples.common.consumers import DEFAULT_GROUP, LOOK, Consumer, Delivery, Source, Wishes
+from examples.common.messages import Message, place
 from examples.rabbitmq import topology
 from examples.rabbitmq.connection import RabbitMQClient, telling_losses
 from omnitck.shared.exceptions import TooLargeError, TopicNotFoundError

@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestSeaweedFS(servers.OnServer, ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.seaweedfs
-    capabilities = S3ObjectStorage.capabilities
+    capabilities = S3ObjectStorage
     patience = 4.0  # a write to a bucket that keeps versions is several of its own
 
     async def make_provider(

@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import aiosqlite
 
-from examples import arguments
-from examples.client import TIDYING, Client
+from examples.common import arguments
+from examples.common.client import TIDYING, Client
 from omnitck.shared.exceptions import PermissionDeniedError, UnavailableError
 
 __all__ = ["LOCK_WAIT", "Connection", "Row", "SQLiteClient", "folder", "open_file"]

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from examples.messages import DelayedPublisher, Message
+from examples.common.messages import DelayedPublisher, Message
 from examples.sqlite.connections import folder
 from examples.sqlite.queues import NOW, SQLiteQueues
 from omnitck.shared.models import DelayLimits

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, TypeVar
 
-from examples.documents import (
+from examples.common.documents import (
     RANGES,
     Condition,
     Dialect,

@@ -12,7 +12,7 @@ import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from examples import arguments
+from examples.common import arguments
 from examples.sqlite.connections import Row, SQLiteClient, folder
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
 from omnitck.shared.models import Entry, Expect, Limits, Put, Remove

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
-from examples import arguments
-from examples.messages import Message, check_message
+from examples.common import arguments
+from examples.common.messages import Message, check_message
 from examples.sqlite.connections import folder
 from examples.sqlite.queues import SQLiteQueues
 from omnitck.shared.models import MessageLimits

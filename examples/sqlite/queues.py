@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from examples import arguments
-from examples.consumers import DEFAULT_GROUP, LOOK, Consumer, Delivery, Source, Wishes
-from examples.messages import Message
+from examples.common import arguments
+from examples.common.consumers import DEFAULT_GROUP, LOOK, Consumer, Delivery, Source, Wishes
+from examples.common.messages import Message
 from examples.sqlite.connections import SQLiteClient
 
 __all__ = ["NOW", "SQLiteQueues"]

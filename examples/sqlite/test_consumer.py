@@ -3,7 +3,6 @@
 from unittest import IsolatedAsyncioTestCase
 
 from examples import servers
-from omnitck.kit.contract import known_capabilities
 from omnitck.messaging.consumer import ConsumerContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 
@@ -12,7 +11,7 @@ with servers.installed():
 
 
 class TestSQLiteConsumer(ConsumerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
-    capabilities = SQLiteMessaging.capabilities & known_capabilities(ConsumerContract)
+    capabilities = SQLiteMessaging
 
     async def make_provider(self, *, tenant_id: str | None = None, **config: object) -> SQLiteMessaging:
         return await make_messaging(tenant_id=tenant_id)

@@ -11,7 +11,7 @@ with servers.installed():
 
 
 class TestSQLiteScheduler(DelayedMessagingContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
-    capabilities = SQLiteScheduler.capabilities
+    capabilities = SQLiteScheduler
 
     async def make_provider(self, *, tenant_id: str | None = None, **config: object) -> SQLiteScheduler:
         return await make_scheduler(tenant_id=tenant_id)

@@ -11,7 +11,7 @@ with servers.installed():
 
 
 class TestSQLiteDocumentDatabase(DocumentDatabaseContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
-    capabilities = SQLiteDocumentDatabase.capabilities
+    capabilities = SQLiteDocumentDatabase
 
     async def make_provider(self, *, tenant_id: str | None = None, **config: object) -> SQLiteDocumentDatabase:
         return await make_database(tenant_id=tenant_id)

@@ -11,7 +11,7 @@ with servers.installed():
 
 
 class TestSQLiteKVStore(KVStoreContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
-    capabilities = SQLiteKVStore.capabilities
+    capabilities = SQLiteKVStore
 
     async def make_provider(self, *, tenant_id: str | None = None, **config: object) -> SQLiteKVStore:
         return await make_store(tenant_id=tenant_id)

@@ -9,8 +9,9 @@ eviction policy the counter of versions must be spared, which the `volatile-` po
 
 from typing import ClassVar, Self
 
-from examples import arguments, servers
-from examples.single_flight import SingleFlight
+from examples import servers
+from examples.common import arguments
+from examples.common.single_flight import SingleFlight
 from examples.valkey.values import ValkeyValues, space_of
 from omnitck.shared.models import CacheLimits, Limits
 

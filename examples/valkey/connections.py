@@ -12,7 +12,7 @@ __all__ = ["Translation", "abort", "open_pool"]
 
 
 class Translation:
-    """What redis-py raises, for `examples.client.Client`."""
+    """What redis-py raises, for `examples.common.client.Client`."""
 
     _unavailable: ClassVar[tuple[type[Exception], ...]] = (OSError, TimeoutError, RedisError)
     _denied: ClassVar[tuple[type[Exception], ...]] = (AuthenticationError, NoPermissionError)

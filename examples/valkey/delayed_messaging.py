@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from examples import servers
-from examples.messages import DelayedPublisher, Message, place
+from examples.common.messages import DelayedPublisher, Message, place
 from examples.valkey.messaging import CLOCK, ValkeyMessaging
 from omnitck.shared.exceptions import UnsupportedError
 from omnitck.shared.models import DelayLimits

@@ -7,7 +7,8 @@ and nothing tells it so.
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar, Self
 
-from examples import arguments, servers
+from examples import servers
+from examples.common import arguments
 from examples.valkey.values import ValkeyValues, space_of
 from omnitck.shared.exceptions import ConflictError
 from omnitck.shared.models import Expect, Put, Remove

@@ -31,9 +31,10 @@ from redis.asyncio import Connection, Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
-from examples import arguments, servers
-from examples.consumers import DEFAULT_GROUP, LOOK, Consumer, Delivery, Source, Wishes
-from examples.messages import Message, check_message, place
+from examples import servers
+from examples.common import arguments
+from examples.common.consumers import DEFAULT_GROUP, LOOK, Consumer, Delivery, Source, Wishes
+from examples.common.messages import Message, check_message, place
 from examples.valkey.connections import Translation, abort, open_pool
 from omnitck.shared.exceptions import InvalidArgumentError
 from omnitck.shared.models import MessageLimits

@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestValkeyCache(servers.OnServer, CacheContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.valkey
-    capabilities = ValkeyCache.capabilities
+    capabilities = ValkeyCache
 
     async def make_provider(
         self, *, namespace: str = "", tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -12,7 +12,7 @@ with servers.installed():
 
 class TestValkeyKVStore(servers.OnServer, KVStoreContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.valkey
-    capabilities = ValkeyKVStore.capabilities
+    capabilities = ValkeyKVStore
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -3,7 +3,6 @@
 from unittest import IsolatedAsyncioTestCase
 
 from examples import servers
-from omnitck.kit.contract import known_capabilities
 from omnitck.messaging.producer import ProducerContract
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 
@@ -13,7 +12,7 @@ with servers.installed():
 
 class TestValkeyProducer(servers.OnServer, ProducerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.valkey
-    capabilities = ValkeyMessaging.capabilities & known_capabilities(ProducerContract)
+    capabilities = ValkeyMessaging
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, cast
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from examples import arguments
-from examples.client import Client
+from examples.common import arguments
+from examples.common.client import Client
 from examples.valkey.connections import Translation, open_pool
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError
 from omnitck.shared.models import Entry, Limits

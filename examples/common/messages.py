@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
-from examples import arguments
-from examples.client import Client
+from examples.common import arguments
+from examples.common.client import Client
 from omnitck.shared.exceptions import (
     InvalidArgumentError,
     PublishError,

@@ -1,6 +1,6 @@
 """What every adapter of `object_storage` refuses before it speaks to its backend, and what one lets into the other.
 
-See `examples.arguments`: no argument reaches a backend unchecked.
+See `examples.common.arguments`: no argument reaches a backend unchecked.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
 from typing import NamedTuple
 
-from examples import arguments
+from examples.common import arguments
 from omnitck.shared.exceptions import InvalidArgumentError, TooLargeError
 from omnitck.shared.models import ObjectLimits
 

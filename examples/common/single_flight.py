@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
-from examples import arguments
-from examples.client import Client
+from examples.common import arguments
+from examples.common.client import Client
 from omnitck.shared.exceptions import ClosedError
 from omnitck.shared.models import Limits
 

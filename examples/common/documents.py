@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
-from examples.arguments import INT64, encode_key
-from examples.client import Client
+from examples.common.arguments import INT64, encode_key
+from examples.common.client import Client
 from omnitck.shared.exceptions import AlreadyExistsError, ConflictError, InvalidArgumentError, TooLargeError, UnsupportedError
 from omnitck.shared.models import DocumentLimits
 

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from examples import arguments
-from examples.messages import Message, Publisher
+from examples.common import arguments
+from examples.common.messages import Message, Publisher
 from omnitck.shared.exceptions import InvalidArgumentError, UnavailableError
 from omnitck.shared.models import ProcessingOutcome
 
