@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 from omnitck.cli import main
-from omnitck.loader import BUILT_IN, find
+from omnitck.registry import BUILT_IN, find
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -219,7 +219,7 @@ class TestReading(CommandLine):
         self.assertIn("ttl", contracts[0]["capabilities"])
         ids = [each["id"] for each in contracts[0]["rules"]]
         self.assertTrue({"KV-01", "KV-COM-14"} <= set(ids))
-        self.assertEqual(list(contracts[0]["rules"][0]), ["id", "level", "statement"])
+        self.assertEqual(list(contracts[0]["rules"][0]), ["id", "level", "statement", "audit"])
         self.assertIn("KV-01 ", self.run_it("list")[1])
 
     def test_explain(self) -> None:
@@ -251,8 +251,7 @@ class TestReading(CommandLine):
             for part in expected:
                 self.assertIn(part, text)
         for name in BUILT_IN:
-            contract: Any = find(name)
-            for capability, protocol in contract.protocols.items():
+            for capability, protocol in find(name).definition.protocols.items():
                 if capability:
                     self.assertTrue((protocol.__doc__ or "").startswith(f"Capability `{capability}`"), (name, capability))
 
@@ -273,15 +272,15 @@ class TestReading(CommandLine):
 
 class TestSelftest(CommandLine):
     def test_it_prints_what_the_selftest_says(self) -> None:
-        from omnitck.selftest import SelftestReport
+        from omnitck.selftest.laws import SelftestReport
 
         good = SelftestReport(rules=2, defects=3, caught=3)
         bad = SelftestReport(rules=2, defects=3, caught=2, defects_not_caught=["Forgetful"])
-        with mock.patch("omnitck.selftest.selftest", return_value=good) as selftest:
+        with mock.patch("omnitck.selftest.laws.selftest", return_value=good) as selftest:
             self.assertEqual(self.run_it("selftest", "-c", "kv_store", "--jobs", "2")[0], 0)
             self.assertEqual((selftest.call_args.args, selftest.call_args.kwargs["jobs"]), ((["kv_store"],), 2))
             self.assertEqual(json.loads(self.run_it("selftest", "--json")[1])["caught"], 3)
-        with mock.patch("omnitck.selftest.selftest", return_value=bad):
+        with mock.patch("omnitck.selftest.laws.selftest", return_value=bad):
             status, output, _ = self.run_it("selftest")
         self.assertEqual(status, 4)
         self.assertIn("defect not caught: Forgetful", output)

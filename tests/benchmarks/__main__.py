@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "rule": rules.in_one_process,
     "runners": rules.under_runners,
     "reference": suites.reference,
+    "jobs": suites.jobs,
     "imports": startup.imports,
     "memory": startup.memory,
     "checker": histories.checker,

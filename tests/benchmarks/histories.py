@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from omnitck.kit.history import Op, Recorder, check, explain
-from omnitck.kit.history.queues import Delivery, Fate, Order, Publication, judge
+from omnitck.instruments.history import Op, Recorder, check, explain
+from omnitck.instruments.history.queues import Delivery, Fate, Order, Publication, judge
 from omnitck.reference.kv_store import MemoryBackend, MemoryKVStore
 from tests.benchmarks.measure import Figure, in_turns, seconds
 

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from typing import Any
 
+from omnitck.concurrent import ConcurrentSuite
 from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.reference.object_storage import MemoryObjectBackend, MemoryObjectStorage
-from omnitck.runner import ConcurrentSuite
-from omnitck.selftest import REFERENCES, reference_suite
+from omnitck.selftest.laws import proven, reference_suite
 from omnitck.shared.models import ObjectLimits
 from tests.benchmarks.measure import Figure, child, in_turns, run_quietly, seconds
 
-__all__ = ["nats", "rabbitmq", "reference", "selftest", "streaming", "valkey"]
+__all__ = ["jobs", "nats", "rabbitmq", "reference", "selftest", "streaming", "valkey"]
 
 JOBS = 16
 GROUPS = (
@@ -32,7 +32,7 @@ class EmptyTest(unittest.IsolatedAsyncioTestCase):
 
 def reference() -> Iterator[Figure]:
     """Each reference with every capability, tenancy, and a clock that the kit moves; then some of them together."""
-    for contract in REFERENCES:
+    for contract in proven():
         suite = reference_suite(contract)
         yield from _reference(f"{contract}: ", lambda suite=suite: _tests(suite), JOBS, (2, 1))  # type: ignore[misc]
     for name, contracts, jobs, goals in GROUPS:
@@ -63,6 +63,32 @@ def _reference(
             at_most=goal,
             remark=_not_passed(outcomes),
         )
+
+
+def jobs() -> Iterator[Figure]:
+    """All references, many rules at a time, against one after the other: as nothing in them waits, there is nothing to win."""
+    suites = [reference_suite(contract) for contract in proven()]
+
+    def tests() -> unittest.TestSuite:
+        return unittest.TestSuite(map(_tests, suites))
+
+    outcomes = _outcomes(tests())
+    least = in_turns(
+        3,
+        {
+            "in sequence": lambda: seconds(lambda: run_quietly(tests())),
+            "at once": lambda: seconds(lambda: run_quietly(ConcurrentSuite(tests(), jobs=JOBS))),
+        },
+    )
+    yield Figure(
+        f"all references: {len(outcomes)} rules, jobs={JOBS}",
+        least["at once"],
+        "s",
+        "in sequence",
+        least["in sequence"],
+        ratio_at_most=1.1,
+        remark=_not_passed(outcomes),
+    )
 
 
 def streaming() -> Iterator[Figure]:
@@ -97,7 +123,7 @@ async def _transients(limits: ObjectLimits, whole: int) -> tuple[int, int]:
 
 def selftest() -> Iterator[Figure]:
     """Every defect against its full suite, in as many processes as the command takes here; the goal is for two processors."""
-    suites = [reference_suite(contract) for contract in REFERENCES]
+    suites = [reference_suite(contract) for contract in proven()]
     one = min(seconds(lambda: run_quietly(unittest.TestSuite(map(_tests, suites)))) for _ in range(3))
     runs: list[subprocess.CompletedProcess[str]] = []
     command = ["-m", "omnitck", "selftest", "--json"]
@@ -109,7 +135,7 @@ def selftest() -> Iterator[Figure]:
         "s",
         "all references",
         one,
-        at_most=20 * len(REFERENCES),
+        at_most=20 * len(proven()),
         remark="" if runs[-1].returncode == 0 else "the selftest failed",
     )
 

@@ -3,6 +3,10 @@
 from typing import Any
 from unittest import IsolatedAsyncioTestCase
 
+from omnitck.kit.contract import Policy
+from omnitck.kit.definition import Definition
+from omnitck.kit.rules import audit
+from omnitck.kit.trial import Trial
 from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 from omnitck.primitives.kv_store import KVStoreContract
 from omnitck.reference.kv_store import CAPABILITIES, MemoryBackend, MemoryKVStore
@@ -76,6 +80,24 @@ class PlainStore:
 
 class TestPlain(KVStoreContract, IsolatedAsyncioTestCase):
     """Passes the core, skips the rest."""
+
+    async def make_provider(self, **config: Any) -> PlainStore:
+        return PlainStore()
+
+
+class WatchPolicy(Policy):
+    """Finds fault with one rule's doings."""
+
+    definition = Definition(name="watch", prefix="WAT")
+
+    @audit("WAT-01")
+    async def audit_wat_01_nothing_stays(self, t: Trial[Any]) -> None:
+        """Nothing stays behind."""
+        t.check(t.rule.id != "KV-07", given="the store", expected="nothing", observed="something")
+
+
+class TestAudited(KVStoreContract, WatchPolicy, IsolatedAsyncioTestCase):
+    """Passes the core, and fails an audit."""
 
     async def make_provider(self, **config: Any) -> PlainStore:
         return PlainStore()

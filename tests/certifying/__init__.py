@@ -1,0 +1,1 @@
+"""Tests of certifying: suites apart from the process that asks."""

@@ -1,0 +1,28 @@
+"""Reports to look at."""
+
+from dataclasses import replace
+
+from omnitck.kit.outcomes import Outcome, Status
+from omnitck.report.certificate import Catalogue, Certificate, RuleEntry, SuiteReport
+
+__all__ = ["certificate", "suite"]
+
+
+def suite(*statuses: Status, **changes: object) -> SuiteReport:
+    """A report of as many rules as there are *statuses*."""
+    ids = [f"EC-{number:02}" for number, _ in enumerate(statuses, 1)]
+    report = SuiteReport(
+        name="mine.TestEcho",
+        contract="echo",
+        policies=(),
+        capabilities=("loud",),
+        rules=tuple(RuleEntry(each, "MUST", "It answers.", "echo", True, 10.0) for each in ids),
+        catalogues=(Catalogue("echo", "contract", "1.0", "0" * 64),),
+        known_deviations={},
+        outcomes=tuple(Outcome("mine.TestEcho", id, each, 0.5) for id, each in zip(ids, statuses, strict=True)),
+    )
+    return replace(report, **changes)  # type: ignore[arg-type]
+
+
+def certificate(*suites: SuiteReport, selection: tuple[str, ...] = ()) -> Certificate:
+    return Certificate(suites, started="2026-01-01T00:00:00+00:00", duration=1.25, seed=7, selection=selection)

@@ -1,0 +1,135 @@
+"""The view of a certificate, and of a run, on a terminal."""
+
+import io
+import os
+import unittest
+from dataclasses import replace
+
+from omnitck.kit.outcomes import Status
+from omnitck.report.certificate import NOT_SELECTED, Certificate, SuiteReport
+from omnitck.report.terminal import Printer, Progress, printable, summarize
+from tests.report.samples import certificate, suite
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(report: Certificate, *, brief: bool = False) -> str:
+    stream = io.StringIO()
+    summarize(report, Printer(stream), brief=brief)
+    return stream.getvalue()
+
+
+class TestTerminal(unittest.TestCase):
+    def test_the_summary(self) -> None:
+        report = suite(Status.PASSED, Status.PASSED, Status.FAILED, Status.NOT_DECLARED, Status.PASSED, Status.NOT_RUN)
+        rules = list(report.rules)
+        rules[1] = replace(rules[1], level="loud")
+        rules[3] = replace(rules[3], level="ttl", declared=False)
+        rules[4] = replace(rules[4], owner="multi_tenancy")
+        outcomes = list(report.outcomes)
+        outcomes[2] = replace(outcomes[2], message="EC-03 [MUST] It answers.\n  expected  'a'\n  observed  '\x1b[2J'")
+        outcomes[5] = replace(outcomes[5], message="EC-05 hung before")
+        report = replace(report, rules=tuple(rules), outcomes=tuple(outcomes))
+        self.assertEqual(
+            shown(certificate(report)),
+            "\n"
+            "FAILED: EC-03 [MUST] It answers.\n"
+            "  expected  'a'\n"
+            "  observed  '\\x1b[2J'\n"
+            "\n"
+            "rules          passed  failed   error  not run\n"
+            "echo                2       1       -        1\n"
+            "  core              1       1       -        1\n"
+            "  loud              1       -       -        -\n"
+            "multi_tenancy       1       -       -        -\n"
+            "not declared: 1 rule of ttl (1)\n"
+            "1 rule not run: EC-05 hung before\n"
+            "\n"
+            "verdict: not conformant (1.2 s, seed 7)\n",
+        )
+
+    def test_deviations_problems_and_several_suites(self) -> None:
+        report = suite(Status.PASSED, Status.KNOWN_DEVIATION, known_deviations={"EC-01": "old", "EC-02": "ACME-1"})
+        text = shown(certificate(report, suite(name="other", problem="No provider could be opened.")), brief=True)
+        self.assertEqual(
+            text,
+            "known deviation EC-02: ACME-1\n"
+            "stale deviation EC-01: it passes; take it out of known_deviations\n"
+            "\n"
+            "other: No provider could be opened.\n"
+            "\n"
+            "mine.TestEcho  conformant with known deviations\n"
+            "other          inconclusive\n"
+            "\n"
+            "verdict: inconclusive (1.2 s, seed 7)\n",
+        )
+
+    def test_long_lines_are_folded_under_their_beginning(self) -> None:
+        message = (
+            "EC-01 [MUST] " + "It answers. " * 10 + "\n  expected  " + "word " * 30 + f"\n  observed  {'Z' * 190}"
+            "\n  again     python -m omnitck certify " + "--capability loud " * 6
+        )
+        report = suite(Status.FAILED)
+        report = replace(report, outcomes=(replace(report.outcomes[0], message=message),))
+        lines = shown(certificate(report)).splitlines()
+        self.assertLessEqual(max(map(len, lines)), 100)
+        self.assertEqual(sum(each.startswith(" " * 12) for each in lines), 4)
+        self.assertTrue(next(each for each in lines if "again" in each).endswith(" \\"))
+        self.assertEqual("".join(each.strip() for each in lines).count("Z"), 190)
+
+    def test_a_selection_says_so(self) -> None:
+        report = suite(Status.PASSED, Status.NOT_RUN, selected=True)
+        report = replace(report, outcomes=(report.outcomes[0], replace(report.outcomes[1], message=NOT_SELECTED)))
+        text = shown(certificate(report, selection=("EC-01",)))
+        self.assertIn("  core       1       -       -\n1 rule not run: not selected\n", text)
+        self.assertIn("verdict: partial: what ran passed, but only EC-01 was selected", text)
+
+    def test_progress_in_a_log_is_a_character_a_rule(self) -> None:
+        stream = io.StringIO()
+        self._run(Progress(Printer(stream)), suite(*[Status.PASSED] * 60, *Status))
+        self.assertEqual(
+            stream.getvalue(), "mine.TestEcho: echo with loud, 67 rules\n" + "." * 60 + " 60/67\n" + ".FEspk- 67/67\n"
+        )
+
+    def test_progress_on_a_terminal_is_one_line(self) -> None:
+        screen = Screen()
+        self._run(Progress(Printer(screen)), suite(Status.PASSED, Status.FAILED))
+        self.assertEqual(screen.getvalue().count("\n"), 1)
+        self.assertIn("\r  2/2 1 passed, 1 failed  EC-02", screen.getvalue())
+
+    def test_progress_can_be_quiet_or_verbose(self) -> None:
+        quiet, verbose = io.StringIO(), io.StringIO()
+        self._run(Progress(Printer(quiet), verbosity=0), suite(Status.PASSED))
+        self._run(Progress(Printer(verbose), verbosity=2), suite(Status.PASSED))
+        self.assertEqual(quiet.getvalue(), "")
+        self.assertEqual(verbose.getvalue().splitlines()[1].split(), ["EC-01", "passed", "0.500", "s"])
+
+    def _run(self, progress: Progress, report: SuiteReport) -> None:
+        progress.suite_began(report)
+        for outcome in report.outcomes:
+            progress.rule_began(outcome.rule)
+            progress.rule_ended(outcome)
+        progress.end()
+
+    def test_control_characters_are_escaped_and_lines_kept(self) -> None:
+        self.assertEqual(printable("a\x1b[31m\n\x07\ud800é"), "a\\x1b[31m\n\\x07\\ud800é")
+
+    def test_a_stream_that_knows_few_characters_or_is_gone_is_survived(self) -> None:
+        ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        Printer(ascii_only).line("naïve 世界")
+        ascii_only.seek(0)
+        self.assertEqual(ascii_only.read(), "na\\xefve \\u4e16\\u754c\n")
+
+        closed = io.StringIO()
+        closed.close()
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "w") as broken:
+            for stream in (None, closed, broken):
+                printer = Printer(stream)
+                printer.line("text")
+                printer.line("text")
+                self.assertFalse(printer.works)
