@@ -22,6 +22,7 @@ __all__ = [
     "Recipe",
     "build_suite",
     "compose",
+    "is_suite",
     "load_tests_for",
     "resolve_target",
     "select",

@@ -589,7 +589,7 @@ class KeyValueRules(ExpiryRules):
         await store.delete_many(key for key in [*present, absent[0]])
         t.same(await store.get_many(present), dict.fromkeys(present), given=f"get_many after delete_many of {len(present)} keys")
 
-    @rule("KV-26", "batch")
+    @rule("KV-26", "batch", "validation")
     async def test_kv_26_a_failed_batch_is_said(self, t: KeyValueTrial[FullKeyValues]) -> None:
         """If one item of `set_many` is invalid, the error names its key, and no key holds a value that nobody wrote.
 

@@ -6,7 +6,7 @@ protocol for each.
 
 from collections.abc import Mapping
 
-__all__ = ["PRODUCTION", "PROFILES", "known_capabilities"]
+__all__ = ["EVERYWHERE", "PRODUCTION", "PROFILES", "known_capabilities"]
 
 PRODUCTION: Mapping[str, str] = {
     "lifecycle": "a client is closed, once and for all, and leaves nothing behind",

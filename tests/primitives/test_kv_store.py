@@ -9,7 +9,7 @@ from omnitck.defects.clients import BreakingClose
 from omnitck.instruments.history import Verdict
 from omnitck.reference.kv_store import MemoryKVStore
 from omnitck.selftest.laws import reference_suite
-from tests.helpers import outcome_of
+from tests.helpers import outcome_of, outcomes_of
 
 
 class TestVerdicts(unittest.TestCase):
@@ -28,6 +28,24 @@ class TestVerdicts(unittest.TestCase):
             outcome, _ = outcome_of(suite, "test_kv_32_a_random_walk_agrees_with_the_reference")
         self.assertEqual(outcome.outcome.value, "error")
         self.assertIn("OMNITCK_SEED is 'seven': give a whole number.", outcome.message)
+
+
+class Trusting(MemoryKVStore):
+    """Takes what it is given, and says so: it does not declare `validation`."""
+
+    def check_text(self, key: str, kind: str, text: object) -> None:
+        pass
+
+    def check_ttl(self, key: str, ttl: object) -> None:
+        pass
+
+
+class TestCapabilities(unittest.TestCase):
+    def test_who_does_not_declare_validation_need_not_refuse_arguments(self) -> None:
+        outcomes, _ = outcomes_of(reference_suite("kv_store", Trusting, without=frozenset({"validation"})))
+        self.assertEqual([each.rule for each in outcomes if each.outcome.value not in ("passed", "not declared")], [])
+        undeclared = {each.rule for each in outcomes if each.outcome.value == "not declared"}
+        self.assertLessEqual({"KV-05", "KV-26", "KV-CA-11"}, undeclared)
 
 
 class Breaking(BreakingClose, MemoryKVStore):
