@@ -72,13 +72,11 @@ class _Turns:
 
     Event loops release the interpreter at every turn, also when they do not wait: with sixteen of them each would end in a
     switch of threads, at up to twice the cost of the rules themselves. So a loop keeps its turn until it really waits. It is
-    no lock: who has waited long enough for it goes on without, so that a provider which blocks its loop holds up nobody for long.
+    no lock: a test begins without it after a second, and one that has begun waits for none, so that nobody is held up for long.
     """
 
     BEFORE_A_TEST = 1.0
     """Seconds that a test which has not begun waits for its turn: nothing depends on when it begins."""
-    WITHIN_A_TEST = 0.01
-    """Seconds that one waits for which something has come."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
@@ -115,7 +113,7 @@ class _Turns:
             try:
                 return select(timeout)
             finally:
-                self._take(self.WITHIN_A_TEST)
+                self._take(0.0)  # or go on without: something has come for it
 
         selector.select = select_between_turns
 
