@@ -3,6 +3,7 @@
 Authors of contracts are checked as authors of suites are. Each refusal is one sentence: what is wrong, where, and what to do.
 """
 
+import functools
 import inspect
 import unittest
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ __all__ = [
     "check_contract",
     "check_declaration",
     "check_instance",
+    "demanded_by",
     "known_by",
     "plan_suite",
 ]
@@ -270,17 +272,32 @@ def plan_suite(cls: Any, base: Any) -> Plan:
 
 
 def check_instance(suite: Any, plan: Plan) -> None:
-    """Refuse what a set-up has put on *suite* under a name that the kit reads."""
-    taken = vars(suite).keys() & plan.read_early
-    if taken:
-        name = min(taken)
+    """Refuse what a set-up has put on *suite* under a name that the kit reads, and what would hide its outcomes."""
+    if getattr(suite, "__unittest_expecting_failure__", False) or getattr(
+        getattr(suite, suite._testMethodName, None), "__unittest_expecting_failure__", False
+    ):
+        # Else this refusal would count as the failure that is expected.
+        if (outcome := getattr(suite, "_outcome", None)) is not None:
+            outcome.expecting_failure = False
         raise UsageError(
-            f"{type(suite).__qualname__} sets self.{name} in its set-up, a name that the kit reads when the class is created: "
-            f"say `{name}` in the class, or take another name."
+            f"{type(suite).__qualname__} is marked with unittest.expectedFailure, which would hide why a rule fails: "
+            'say known_deviations = {"id": "reason or link"} instead.'
         )
 
-    for name in vars(suite).keys() & set(LATE):
-        check_declaration(name, getattr(suite, name), f"{type(suite).__qualname__}: self.", plan.definition.limits)
+    for name in vars(suite).keys() - plan.own_names:
+        if name in plan.read_early:
+            raise UsageError(
+                f"{type(suite).__qualname__} sets self.{name} in its set-up, a name that the kit reads when the class is "
+                f"created: say `{name}` in the class, or take another name."
+            )
+        if name in LATE:
+            check_declaration(name, getattr(suite, name), f"{type(suite).__qualname__}: self.", plan.definition.limits)
+        elif (found := near_name(name, None, plan)) in LATE:
+            raise UsageError(
+                f"{type(suite).__qualname__} sets self.{name} in its set-up, which the kit does not read: did you mean {found}?"
+            )
+        else:
+            plan.own_names.add(name)
 
 
 def check_declaration(key: str, value: object, owner: str = "", limits_type: type[Limits] = Limits) -> None:
@@ -315,13 +332,17 @@ def _declared(cls: Any, definitions: Iterable[Definition], known: frozenset[str]
     if cls.profile not in PROFILES:
         raise UsageError(f"{cls.__qualname__}: unknown profile {describe(cls.profile)}; {suggest(str(cls.profile), PROFILES)}")
 
-    demanded = PROFILES[cls.profile]
-    if cls.profile == "production":
-        demanded = demanded.union(*(each.production for each in definitions)) & known
-        if not demanded:
-            raise UsageError(f"{cls.__qualname__}: {names} has no rule of the profile `production`: it cannot be claimed.")
+    demanded = demanded_by(cls.profile, definitions, known)
+    if cls.profile == "production" and not demanded:
+        raise UsageError(f"{cls.__qualname__}: {names} has no rule of the profile `production`: it cannot be claimed.")
 
     return frozenset(_capabilities(cls, names, known)) | demanded
+
+
+def demanded_by(profile: str, definitions: Iterable[Definition], known: frozenset[str]) -> frozenset[str]:
+    """Of the *known* capabilities those that *profile* demands of a contract and policies."""
+    demanded = PROFILES[profile]
+    return demanded and demanded.union(*(each.production for each in definitions)) & known
 
 
 def _capabilities(cls: Any, names: str, known: frozenset[str]) -> Iterable[str]:
@@ -345,7 +366,7 @@ def _capabilities(cls: Any, names: str, known: frozenset[str]) -> Iterable[str]:
 def _refuse_replacements(cls: Any, plan: Plan) -> None:
     for each in plan.entries:
         method = getattr(cls, each.rule.method, None)
-        if getattr(method, "runs", method) is not getattr(each.owner, each.rule.method):
+        if getattr(method, "unbound", method) is not getattr(each.owner, each.rule.method):
             raise UsageError(
                 f"{cls.__qualname__} overrides rule {each.id} ({each.rule.method}): a rule cannot be replaced; "
                 f'say known_deviations = {{"{each.id}": "reason or link"}} instead.'
@@ -357,11 +378,75 @@ def _refuse_replacements(cls: Any, plan: Plan) -> None:
             for name in RESERVED:
                 if name in vars(each):
                     raise UsageError(f"{each.__qualname__}.{name} takes a name that the kit reserves on suites: choose another.")
+    _refuse_near_names(cls, plan, theirs)
+
+
+def _refuse_near_names(cls: Any, plan: Plan, theirs: Iterable[Any]) -> None:
+    """What is nearly one of the kit's names was meant to be it: a declaration that nobody reads would take its rules away."""
+    for each in cls.__mro__:
+        if each in theirs or "_omnitck_plan" in vars(each) or each.__module__.partition(".")[0] in _BASES:
+            continue
+        for name, value in vars(each).items():
+            if found := near_name(name, value, plan):
+                raise UsageError(
+                    f"{each.__qualname__}.{name} is none of the names that the kit reads: did you mean {found}? "
+                    "If it is your own, give it a name that is less like it."
+                )
+
+
+_BASES = frozenset(("unittest", "builtins", "typing", "abc", "testtools", "twisted", "django", "nose2", "anyio"))
+"""The packages of TestCases and mixins that others wrote."""
+
+
+def near_name(name: str, value: object, plan: Plan) -> str | None:
+    """The hook or declaration for which *name*, whose value is *value*, was mistaken, if it is likely to be one."""
+    kit = (*plan.hooks, *plan.data)
+    if name.startswith(("_", "test")) or name in kit or name in RESERVED:
+        return None
+
+    callable_value = callable(value) or isinstance(value, staticmethod | classmethod)
+    alike = plan.hooks if callable_value and not isinstance(value, type) else plan.data
+    return next((each for each in alike if len(each) > 3 and _one_slip(name.lower(), each)), None)
+
+
+def _one_slip(typed: str, meant: str) -> bool:
+    """Whether *typed* is *meant* but for one slip of the hand: two in a long word."""
+    most = 2 if len(meant) > 9 else 1
+    if abs(len(typed) - len(meant)) > most:
+        return False
+
+    before_last: list[int] = []
+    last = list(range(len(meant) + 1))
+    for i, typed_letter in enumerate(typed, 1):
+        row = [i]
+        for j, letter in enumerate(meant, 1):
+            row.append(min(last[j] + 1, row[-1] + 1, last[j - 1] + (typed_letter != letter)))
+            if i > 1 and j > 1 and typed[i - 2] == letter and typed_letter == meant[j - 2]:
+                row[j] = min(row[j], before_last[j - 2] + 1)
+        before_last, last = last, row
+    return last[-1] <= most
+
+
+PROVIDING = ("make_provider", "unreachable_provider")
+"""The hooks that make a provider."""
+
+
+def is_factory(function: object) -> bool:
+    """Whether *function* can make a provider: a coroutine function, or one that `contextlib.asynccontextmanager` made."""
+    if isinstance(function, staticmethod | classmethod):
+        function = function.__func__
+    if inspect.iscoroutinefunction(function):
+        return True
+
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.isasyncgenfunction(getattr(function, "__wrapped__", None))
 
 
 def _check_hooks(cls: Any, plan: Plan) -> None:
     for hook in plan.hooks:
-        if not inspect.iscoroutinefunction(getattr(cls, hook)):
+        supplied = getattr(cls, hook)
+        if not (is_factory(supplied) if hook in PROVIDING else inspect.iscoroutinefunction(supplied)):
             raise UsageError(f"{cls.__qualname__}.{hook} is no coroutine function: write it with `async def`.")
 
     parameters = inspect.signature(cls.make_provider).parameters.values()
@@ -376,7 +461,8 @@ def _check_hooks(cls: Any, plan: Plan) -> None:
     if "availability" in plan.declared and not plan.supplied & {"unreachable_provider", "backend_address"}:
         raise UsageError(
             f"{cls.__qualname__} declares `availability` but has neither hook that can show it: "
-            "write `unreachable_provider` or `backend_address`."
+            "write `unreachable_provider` or `backend_address`; a command line names one with "
+            "`--hook unreachable_provider=package.module:function`."
         )
 
 

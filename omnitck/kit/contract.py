@@ -5,20 +5,21 @@ and a TestCase is a suite. What a suite has beside that is its author's own: the
 trial that each rule gets, not to the suite.
 """
 
-import functools
 import unittest
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import anyio
 
 from omnitck.kit import checks, session
 from omnitck.kit.definition import Definition, Plan
+from omnitck.kit.outcomes import Outcome, Status, emit, record
 from omnitck.kit.rules import Rule
 from omnitck.kit.trial import Trial
 from omnitck.shared.models import Limits
 
-__all__ = ["Contract", "Policy", "plan_of"]
+__all__ = ["Contract", "Policy", "plan_of", "runs_loop"]
 
 
 class Contract:
@@ -60,7 +61,7 @@ class Contract:
         if issubclass(cls, unittest.TestCase):
             cls._omnitck_plan = plan = checks.plan_suite(cls, Contract)
             cls.declared = plan.declared
-            _fit_methods(cls, plan)
+            _add_tests(cls, plan)
         elif "definition" in vars(cls):
             checks.check_contract(cls)
 
@@ -69,6 +70,41 @@ class Contract:
         plan = plan_of(type(self))
         checks.check_instance(self, plan)
         await session.run(self, plan, plan.by_method[rule.method], body)
+
+    def run(self, result: Any = None) -> Any:
+        """Run the test, and record what became of its rule once the test has been torn down, too."""
+        self._omnitck_unrecorded: list[Outcome] | None = []
+        try:
+            return super().run(result)  # type: ignore[misc]
+        finally:
+            unrecorded, self._omnitck_unrecorded = self._omnitck_unrecorded or [], None
+            for each in unrecorded:
+                record(self._omnitck_whole(each))
+
+    def _omnitck_judged(self, outcomes: Iterable[Outcome]) -> None:
+        """Take what became of the rule and of each audit. Whoever listens hears it at once."""
+        outcomes = tuple(outcomes)
+        # A test that raises, as an audit failed for one, does not succeed: that says nothing of its tear-down.
+        raises = any(each.outcome in (Status.FAILED, Status.ERROR) for each in outcomes)
+        self._omnitck_test = None if raises else getattr(self, "_outcome", None)
+        for each in outcomes:
+            emit(type(self), each)
+            if getattr(self, "_omnitck_unrecorded", None) is None:
+                record(each)  # Somebody debugs the test, and does not `run` it.
+            else:
+                self._omnitck_unrecorded.append(each)  # type: ignore[union-attr]
+
+    def _omnitck_whole(self, outcome: Outcome) -> Outcome:
+        """*outcome* as it stands at the end of the test, in the eyes of unittest."""
+        if outcome.outcome is not Status.PASSED or outcome.during or getattr(self._omnitck_test, "success", True):
+            return outcome
+
+        text = f"{outcome.rule} could not be judged: the test failed after its rule had passed, as it was torn down"
+        return replace(outcome, outcome=Status.ERROR, message=text)
+
+    def __reduce__(self) -> Any:
+        """A test that has not run, for runners that hand tests to other processes: unittest's own cannot be pickled."""
+        return type(self), (self._testMethodName,)  # type: ignore[attr-defined]
 
     # Hooks: the first is the only one that most authors write.
 
@@ -118,30 +154,37 @@ def plan_of(suite: type) -> Plan:
     return plan
 
 
-def _fit_methods(cls: Any, plan: Plan) -> None:
-    """Leave out the rules that have no subject, and let the others run on the suite's event loop, whatever its base's was."""
-    own = {each.rule.method for each in plan.entries}
-    for name in dir(cls):
-        found = getattr(getattr(cls, name, None), "rule", None) if name.startswith(("test", "audit")) else None
-        if isinstance(found, Rule) and name not in own:
-            setattr(cls, name, None)  # which no runner takes for a test
+def runs_loop(suite: type) -> bool:
+    """Whether a test of *suite* is a coroutine function, which its base class runs on a loop of its own making.
+
+    Any other base would never await it; and another backend's loop is none that a base class makes.
+    """
+    return issubclass(suite, unittest.IsolatedAsyncioTestCase) and suite.backend == "asyncio"  # type: ignore[attr-defined]
+
+
+def _add_tests(cls: Any, plan: Plan) -> None:
+    """Make a test of each rule that has a subject, as a runner of the suite's base class expects it."""
     for each in plan.rules:
-        method = getattr(cls, each.rule.method)
-        test = getattr(method, "runs", method)
-        if cls.backend != "asyncio":
-            setattr(cls, each.rule.method, _on_backend(test, cls.backend))
-        elif method is not test:
-            setattr(cls, each.rule.method, test)
+        unbound = getattr(each.owner, each.rule.method)
+        test = _test(each.rule, unbound.body) if runs_loop(cls) else _test_with_loop(each.rule, unbound.body, cls.backend)
+        for name in ("__name__", "__doc__", "__module__"):
+            setattr(test, name, getattr(unbound.body, name))
+        test.__qualname__ = f"{cls.__qualname__}.{each.rule.method}"
+        test.rule, test.unbound = each.rule, unbound  # type: ignore[attr-defined]
+        setattr(cls, each.rule.method, test)
 
 
-def _on_backend(test: Callable[..., Awaitable[None]], backend: str) -> Callable[..., None]:
-    """The same rule under another event loop: IsolatedAsyncioTestCase runs a plain method without a loop of its own."""
+def _test(rule: Rule, body: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    async def test(self: Contract) -> None:
+        __tracebackhide__ = True
+        await self._omnitck_run(rule, body)
 
-    @functools.wraps(test)
-    def run(self: Contract) -> None:
-        anyio.run(test, self, backend=backend)
+    return test
 
-    # Some runners would look through `__wrapped__` and take this for a coroutine function.
-    del run.__wrapped__
-    run.runs = test  # type: ignore[attr-defined]
-    return run
+
+def _test_with_loop(rule: Rule, body: Callable[..., Awaitable[None]], backend: str) -> Callable[..., Any]:
+    def test(self: Contract) -> None:
+        __tracebackhide__ = True
+        anyio.run(self._omnitck_run, rule, body, backend=backend)
+
+    return test

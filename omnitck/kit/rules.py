@@ -1,12 +1,14 @@
 """Rules and audits: one sentence each, and the method that checks it."""
 
-import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-__all__ = ["Entry", "Rule", "audit", "needs", "needs_of", "optional", "rule", "supplies"]
+from omnitck.kit.text import UsageError
+
+__all__ = ["Entry", "Rule", "Unbound", "audit", "check_docstrings", "needs", "needs_of", "optional", "rule", "supplies"]
 
 Body = TypeVar("Body", bound=Callable[..., Awaitable[None]])
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -52,19 +54,21 @@ def rule(
     """
 
     def decorate(body: Body) -> Body:
-        this = _read(body, id, needs, uses, hook=hook, exclusive=exclusive, deadline=deadline)
-
-        @functools.wraps(body)
-        async def test(self: Any) -> None:
-            __tracebackhide__ = True
-            await self._omnitck_run(this, body)
-
-        # A runner that looked through it would ask for the argument `t`.
-        del test.__wrapped__
-        test.rule = this  # type: ignore[attr-defined]
-        return test  # type: ignore[return-value]
+        return cast("Body", Unbound(_read(body, id, needs, uses, hook=hook, exclusive=exclusive, deadline=deadline), body))
 
     return decorate
+
+
+class Unbound:
+    """The test of a rule as its contract has it.
+
+    It is no function, so that no runner takes it for a test: a suite makes tests of those that have a subject there.
+    """
+
+    def __init__(self, rule: Rule, body: Callable[..., Awaitable[None]]) -> None:
+        self.rule = rule
+        self.body = body
+        self.__doc__ = body.__doc__
 
 
 def audit(id: str, *needs: str, uses: str = "", hook: str | None = None, exclusive: bool = False) -> Callable[[Body], Body]:
@@ -80,7 +84,17 @@ def audit(id: str, *needs: str, uses: str = "", hook: str | None = None, exclusi
     return decorate
 
 
+def check_docstrings() -> None:
+    """Raise UsageError if this interpreter strips docstrings: rules would have no sentences, and certificates another digest."""
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "Python was started with -OO or PYTHONOPTIMIZE=2, which strips docstrings, and with them the sentences of the rules: "
+            "start it without."
+        )
+
+
 def _read(body: Callable[..., object], id: str, needs: Iterable[str], uses: str, **more: Any) -> Rule:
+    check_docstrings()
     statement, _, rationale = inspect.cleandoc(body.__doc__ or "").partition("\n\n")
     return Rule(
         id=id,

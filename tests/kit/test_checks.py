@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from omnitck.common.cells import Cells
-from omnitck.kit.contract import Contract, Policy
+from omnitck.kit.contract import Contract, Policy, plan_of
 from omnitck.kit.definition import Definition, Operation
 from omnitck.kit.rules import audit, rule
 from omnitck.kit.text import UsageError
@@ -174,10 +174,45 @@ class TestSuites(unittest.TestCase):
     def test_a_hook_of_a_policy_that_is_no_coroutine_function(self) -> None:
         self.refused("Suite.inherit is no coroutine function: write it with `async def`.", BoxContract, OwnerPolicy, inherit=None)
 
+    def test_a_misspelt_declaration_or_hook_names_the_near_match(self) -> None:
+        async def advanse(self: Any, seconds: float) -> None: ...
+
+        for name, value, meant in (
+            ("capabilites", {"lid"}, "capabilities"),
+            ("Capabilities", {"lid"}, "capabilities"),
+            ("credential", ("secret",), "credentials"),
+            ("limit", Limits(), "limits"),
+            ("know_deviation", {}, "known_deviations"),
+            ("advanse", advanse, "advance"),
+            ("make_privoder", advanse, "make_provider"),
+            ("backend_adress", staticmethod(advanse), "backend_address"),
+        ):
+            with self.subTest(name):
+                self.refused(
+                    f"Suite.{name} is none of the names that the kit reads: did you mean {meant}? "
+                    "If it is your own, give it a name that is less like it.",
+                    **{name: value},
+                )
+
+    def test_a_misspelt_declaration_of_the_contract_or_the_policy(self) -> None:
+        for mixins, name, meant in (((CrateContract,), "labels", "label"), ((BoxContract, OwnerPolicy), "familly", "family")):
+            with self.subTest(name), self.assertRaisesRegex(UsageError, f"did you mean {meant}"):
+                suite_of(*mixins, **{name: "x"})
+
+    def test_a_misspelt_declaration_in_a_base_of_the_class(self) -> None:
+        base = type("Base", (), {"capabilitys": {"lid"}})
+        with self.assertRaisesRegex(UsageError, r"Base\.capabilitys is none of the names"):
+            suite_of(base, BoxContract)
+
+    def test_other_names_are_the_users_own_business(self) -> None:
+        own = dict.fromkeys("data clock server cute deal again_and_again limiter background crasher profile_of".split(), "mine")
+        self.assertEqual(plan_of(suite_of(BoxContract, **own)).declared, frozenset())
+
     def test_availability_without_a_hook(self) -> None:
         self.refused(
             "Suite declares `availability` but has neither hook that can show it: "
-            "write `unreachable_provider` or `backend_address`.",
+            "write `unreachable_provider` or `backend_address`; a command line names one with "
+            "`--hook unreachable_provider=package.module:function`.",
             CrateContract,
             capabilities={"availability"},
         )
@@ -271,6 +306,35 @@ class TestReservedNames(unittest.TestCase):
                     f"class is created: say `{name}` in the class, or take another name."
                 },
             )
+
+    def test_a_misspelt_name_in_the_set_up(self) -> None:
+        def set_up(self: Any) -> None:
+            self.server, self.credential = object(), ("secret",)
+
+        self.check_refused(
+            "Suite sets self.credential in its set-up, which the kit does not read: did you mean credentials?", setUp=set_up
+        )
+
+    def check_refused(self, sentence: str, **members: Any) -> None:
+        outcomes, result = outcomes_of(suite_of(BoxContract, **members), "test_box_01_it_opens")
+        self.assertEqual(outcomes, [])
+        [(_, told)] = result.errors
+        self.assertTrue(told.endswith(f"UsageError: {sentence}\n"), told)
+
+    def test_an_expected_failure(self) -> None:
+        """It would hide why a rule fails: neither a failure nor a success is what it was."""
+        sentence = (
+            "Suite is marked with unittest.expectedFailure, which would hide why a rule fails: "
+            'say known_deviations = {"id": "reason or link"} instead.'
+        )
+        whole, one = suite_of(BoxContract), suite_of(BoxContract)
+        unittest.expectedFailure(whole)
+        unittest.expectedFailure(one.test_box_01_it_opens)
+        for suite in (whole, one):
+            outcomes, result = outcomes_of(suite, "test_box_01_it_opens")
+            [(_, told)] = result.errors
+            self.assertTrue(told.endswith(f"UsageError: {sentence}\n"), told)
+            self.assertEqual((outcomes, result.expectedFailures, result.wasSuccessful()), ([], [], False))
 
     def test_what_may_be_set_there_is_checked_there(self) -> None:
         for name, value, sentence in (

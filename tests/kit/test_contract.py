@@ -1,12 +1,19 @@
 """Suites: what they declare, and what they come to."""
 
+import asyncio
+import functools
+import inspect
+import pickle
 import unittest
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from omnitck.kit.checks import DECLARATIONS, HOOKS
 from omnitck.kit.contract import Contract, Policy, plan_of
 from omnitck.kit.definition import Definition
 from omnitck.kit.rules import rule
+from omnitck.kit.text import UsageError
 from omnitck.kit.trial import Trial
 from tests.helpers import outcome_of, suite_of
 from tests.kit.toys import BoxContract, CrateContract, LidPolicy, OwnerPolicy
@@ -110,3 +117,98 @@ class TestHooks(unittest.TestCase):
     def test_a_declaration_of_a_policy_provokes_its_rule(self) -> None:
         self.assertEqual(self.outcome("test_own_03_it_stays_in_the_family"), "not provoked")
         self.assertEqual(self.outcome("test_own_03_it_stays_in_the_family", family=("Ann",)), "passed")
+
+
+class TestBases(unittest.TestCase):
+    """What a suite's base class may be."""
+
+    def on(self, *bases: type, **members: Any) -> type[Any]:
+        return type("Suite", bases, {"make_provider": hook_of(Open()), "__module__": "mine", **members})
+
+    def test_the_rules_run_on_any_testcase(self) -> None:
+        class Own(unittest.TestCase):
+            pass
+
+        class Legacy(unittest.IsolatedAsyncioTestCase):
+            pass
+
+        for base in (unittest.TestCase, Own, unittest.IsolatedAsyncioTestCase, Legacy):
+            with self.subTest(base.__name__):
+                outcome, result = outcome_of(self.on(BoxContract, base), "test_box_01_it_opens")
+                self.assertEqual((outcome.outcome, result.wasSuccessful(), result.testsRun), ("passed", True, 1))
+                outcome, result = outcome_of(self.on(BoxContract, base, make_provider=hook_of(object())), "test_box_01_it_opens")
+                self.assertEqual((outcome.outcome, len(result.failures)), ("failed", 1))
+
+    def test_fixtures_of_the_author_live_on_the_loop_of_the_rules(self) -> None:
+        seen: list[object] = []
+
+        async def note(self: Any, **config: Any) -> object:
+            seen.append(asyncio.get_running_loop())
+            return Open()
+
+        base = unittest.IsolatedAsyncioTestCase
+        outcome_of(self.on(BoxContract, base, asyncSetUp=note, make_provider=note), "test_box_01_it_opens")
+        self.assertEqual((len(seen), len(set(seen))), (2, 1))
+
+    def test_a_rule_without_a_subject_is_no_test_in_the_eyes_of_any_runner(self) -> None:
+        """Some call whatever begins with `test`, some look for functions among the attributes of every base."""
+        suite = self.on(CrateContract, unittest.IsolatedAsyncioTestCase)
+        names = [each for each in dir(suite) if each.startswith("test") and callable(getattr(suite, each))]
+        self.assertEqual(names, list(unittest.defaultTestLoader.getTestCaseNames(suite)))
+        functions = {name for base in suite.__mro__ for name, each in vars(base).items() if inspect.isfunction(each)}
+        self.assertEqual({each for each in functions if each.startswith("test")}, set(names))
+        self.assertNotIn("test_com_90_it_is_shared", names)
+
+    def test_a_test_can_be_sent_to_another_process(self) -> None:
+        test = Importable("test_box_01_it_opens")
+        again = pickle.loads(pickle.dumps(test))
+        self.assertEqual((again.id(), type(again)), (test.id(), Importable))
+        result = unittest.TestResult()
+        again.run(result)
+        self.assertEqual((result.testsRun, result.wasSuccessful()), (1, True))
+
+
+class TestFactories(unittest.TestCase):
+    def test_one_that_is_a_context_manager(self) -> None:
+        """As a decorated function, on the class or not, and as one that is partly filled in."""
+        log: list[str] = []
+
+        @asynccontextmanager
+        async def make(self: Any, **config: Any) -> AsyncIterator[object]:
+            log.append("opened")
+            yield Open()
+            log.append("closed")
+
+        static = staticmethod(functools.partial(make, None))
+        for factory in (make, static):
+            outcome, _ = outcome_of(suite_of(BoxContract, make_provider=factory), "test_box_01_it_opens")
+            self.assertEqual(outcome.outcome, "passed", outcome.message)
+        self.assertEqual(log, ["opened", "closed"] * 2)
+
+    def test_one_that_is_neither(self) -> None:
+        def make(self: Any, **config: Any) -> object:
+            return Open()
+
+        with self.assertRaisesRegex(UsageError, r"^Suite\.make_provider is no coroutine function: write it with `async def`\.$"):
+            suite_of(BoxContract, make_provider=make)
+
+
+class Open:
+    """A box."""
+
+    async def open(self) -> None: ...
+
+
+def hook_of(provider: object) -> Any:
+    """A factory that returns *provider*."""
+
+    async def make_provider(self: Any, **config: Any) -> object:
+        return provider
+
+    return make_provider
+
+
+class Importable(BoxContract, unittest.IsolatedAsyncioTestCase):
+    """A suite that another process can import."""
+
+    make_provider = hook_of(Open())

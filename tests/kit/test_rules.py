@@ -1,6 +1,8 @@
 """Rules: what is read off a method, and what a contract makes of it."""
 
 import inspect
+import subprocess
+import sys
 import unittest
 from typing import Any
 
@@ -35,6 +37,26 @@ class TestRules(unittest.TestCase):
         self.assertEqual((said.id, said.method, said.needs), ("X-01", "test_x_01", {"ttl", "watch"}))
         self.assertEqual((said.uses, said.hook, said.exclusive, said.deadline), ({"names", "create"}, "cut", True, 3.0))
         self.assertFalse(said.ambient)
+
+    def test_without_docstrings_there_is_no_rule(self) -> None:
+        """Interpreters that strip them are refused where a contract is imported, not for an empty sentence."""
+        code = (
+            "from omnitck import UsageError\n"
+            "try:\n"
+            "    import omnitck.primitives.kv_store\n"
+            "except UsageError as refusal:\n"
+            "    print(refusal)\n"
+        )
+        done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=False)
+        self.assertEqual(
+            (done.returncode, done.stderr, done.stdout),
+            (
+                0,
+                "",
+                "Python was started with -OO or PYTHONOPTIMIZE=2, which strips docstrings, and with them the sentences of the "
+                "rules: start it without.\n",
+            ),
+        )
 
     def test_an_audit_is_called_with_the_trial_and_is_no_test(self) -> None:
         @audit("X-01", "ttl", exclusive=True)
