@@ -5,6 +5,7 @@ import inspect
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from types import CoroutineType
 from typing import Any, TypeVar
 
 import anyio
@@ -22,7 +23,10 @@ LAST_OF_A_NAME = 4
 """Calls that are kept of each name, so that a concurrent rule can show those of the name that went wrong, not the last of all."""
 MOST_NAMES = 200
 HUNG_RULES = 2
-"""Rules whose whole time a method may take that never returned, until it gets less: a suite that hangs everywhere has to end."""
+"""Rules whose whole time a method may take that never returned, until it gets less: a suite that hangs everywhere has to end.
+
+Where no method has returned yet, they are counted together.
+"""
 HUNG_SECONDS = 0.25
 """What it gets then, times the suite's patience."""
 
@@ -32,7 +36,7 @@ T = TypeVar("T")
 class Client:
     """A provider in its host task."""
 
-    def __init__(self, config: dict[str, Any], hook: str) -> None:
+    def __init__(self, config: dict[str, Any], hook: str, make_event: Callable[[], Any] = new_event) -> None:
         self.config = config
         self.hook = hook
         self.provider: Any = None
@@ -43,9 +47,9 @@ class Client:
         """Whether its time was over before it had closed."""
         self.touched: dict[str, None] = {}
         """The names that it was asked about."""
-        self.ready = new_event()
-        self.closing = new_event()
-        self.ended = new_event()
+        self.ready = make_event()
+        self.closing = make_event()
+        self.ended = make_event()
 
     def hand_over(self, provider: object) -> bool:
         """Tell who waits that the client is open."""
@@ -119,9 +123,9 @@ class Journal:
 
     def limit(self, method: str) -> float | None:
         """Seconds that a call of *method* may take; None while there is no reason to think that it never ends."""
-        if self.plan.hung.get(method, 0) < HUNG_RULES or method in self.plan.answered:
-            return None
-        return HUNG_SECONDS * self.patience
+        hung, answered = self.plan.hung, self.plan.answered
+        rules = hung.get(method, 0) if answered else sum(hung.values())
+        return None if rules < HUNG_RULES or method in answered else HUNG_SECONDS * self.patience
 
 
 _PENDING = object()
@@ -198,7 +202,7 @@ class Journaled:
         except BaseException as error:
             entry.error = error
             raise
-        if inspect.isawaitable(made):
+        if isinstance(made, CoroutineType) or inspect.isawaitable(made):  # in the order of their cost
             return self._omnitck_finish(made, entry, follow)
 
         entry.outcome = made

@@ -1,14 +1,29 @@
 """Several calls at once, on asyncio and on trio, with nothing lost: no exception group, no cancelled sibling."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+from weakref import WeakSet
 
 import anyio
 
-__all__ = ["Attempt", "Call", "attempt", "being_cancelled", "drain", "enter", "gather", "new_event", "together"]
+__all__ = [
+    "Attempt",
+    "Call",
+    "attempt",
+    "being_cancelled",
+    "cancel_natively",
+    "cancelled_unasked",
+    "drain",
+    "enter",
+    "gather",
+    "leaving",
+    "new_event",
+    "together",
+]
 
 T = TypeVar("T")
 
@@ -54,13 +69,55 @@ async def attempt(call: Call[T]) -> Attempt[T]:
 
 
 def being_cancelled() -> bool:
-    """Whether somebody cancels the task that runs. If nobody does, a `CancelledError` is an error of the call's own making."""
+    """Whether the kit, or Ctrl-C, cancels the task that runs.
+
+    If neither does, a `CancelledError` is an error of the call's own making. A provider may even have cancelled the task that
+    called it: that is taken back, as nobody else would.
+    """
     try:
         task = asyncio.current_task()
     except RuntimeError:
         return True  # Another event loop, where none can be made.
 
-    return task is None or task.cancelling() > 0
+    if task is None:
+        return True
+    if not task.cancelling():
+        return False
+    if anyio.current_effective_deadline() == float("-inf") or task in _cancelled_on_purpose or _interrupted():
+        return True
+
+    while task.uncancel():
+        pass
+    return False
+
+
+async def cancelled_unasked() -> bool:
+    """Whether a call that has returned cancelled the task that runs; the cancellation is taken back."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    if task is None or not task.cancelling() or being_cancelled():
+        return False
+
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # where it would have arrived
+    return True
+
+
+_cancelled_on_purpose: "WeakSet[asyncio.Task[Any]]" = WeakSet()
+
+
+def cancel_natively(task: "asyncio.Task[Any]") -> None:
+    """Cancel *task* by asyncio's own means, as an application does: scopes would not know of it."""
+    _cancelled_on_purpose.add(task)
+    task.cancel()
+
+
+def _interrupted() -> bool:
+    """Whether Ctrl-C is on its way: asyncio's runner takes that signal, and cancels its main task."""
+    runner = getattr(getattr(signal.getsignal(signal.SIGINT), "func", None), "__self__", None)
+    return bool(getattr(runner, "_interrupt_count", 0))
 
 
 async def together(calls: Iterable[Call[T]]) -> list[Attempt[T]]:
@@ -84,6 +141,17 @@ async def gather(calls: Iterable[Call[T]]) -> list[T]:
 async def drain(iterator: AsyncIterator[T]) -> list[T]:
     """Everything that *iterator* yields."""
     return [each async for each in iterator]
+
+
+@asynccontextmanager
+async def leaving(iterator: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """*iterator*, to be left early: it is closed if it can be. A generator has `aclose`, the protocol of iterators does not."""
+    try:
+        yield iterator
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def enter(context: AbstractAsyncContextManager[object]) -> None:

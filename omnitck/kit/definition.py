@@ -114,6 +114,10 @@ class Plan:
     """For each method that never returned: in how many rules it was awaited to the end of their time."""
     answered: set[str] = field(default_factory=set)
     """The methods of the provider that have returned, or raised what is no refusal, at least once."""
+    unclosed: list[str] = field(default_factory=list)
+    """The rules of which a client had not closed when its time was over."""
+    own_names: set[str] = field(default_factory=set)
+    """The attributes of its tests that have been found to be the author's own business."""
 
     @property
     def protocols(self) -> Mapping[str, type]:

@@ -4,16 +4,19 @@ The rule wrapper emits one `Outcome` a rule, under any runner. Listeners inside 
 `OMNITCK_RESULTS=file` it is also appended to that file as one line of JSON, by as many processes as there are.
 """
 
+import inspect
 import json
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
-__all__ = ["Outcome", "Status", "Violation", "emit", "listening", "starting"]
+__all__ = ["Outcome", "StaleDeviationWarning", "Status", "Violation", "emit", "listening", "record", "starting", "warn_of_stale"]
 
 
 class Status(StrEnum):
@@ -43,7 +46,7 @@ class Outcome:
     outcome: Status
     seconds: float
     message: str = ""
-    """The violation, the reason of a skip, or nothing."""
+    """The violation, that of a known deviation included; the reason of another skip; or nothing."""
     during: str = ""
     """For an audit: the rule that it watched. It has one such outcome for each, of which reports make one."""
 
@@ -69,6 +72,10 @@ class Violation(AssertionError):  # noqa: N818  what a runner counts as a failur
         self.others: list[Violation] = []
         """The rule's further cases that failed."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Runners with several processes send what a test raised from one to another."""
+        return type(self), (), self.__dict__
+
     def __str__(self) -> str:
         lines = [self.heading] if self.heading else []
         lines += _field("provider", self.provider)
@@ -86,6 +93,10 @@ class Violation(AssertionError):  # noqa: N818  what a runner counts as a failur
         return "\n".join(lines)
 
 
+class StaleDeviationWarning(UserWarning):
+    """A rule passes that the suite names as a known deviation."""
+
+
 MOST_CASES = 4
 
 
@@ -98,20 +109,27 @@ StartListener = Callable[[type, str], None]
 
 _lock = threading.Lock()
 _listeners: list[tuple[Listener, StartListener | None]] = []
+_reported: list[type] = []
 _complained: set[str] = set()
 
 
 @contextmanager
-def listening(finished: Listener, started: StartListener | None = None) -> Iterator[None]:
-    """Call *finished* with the suite and each outcome, and *started* with the suite and each rule's id, in any thread."""
+def listening(finished: Listener, started: StartListener | None = None, *, reporting: type | None = None) -> Iterator[None]:
+    """Call *finished* with the suite and each outcome, and *started* with the suite and each rule's id, in any thread.
+
+    *reporting* is a suite of whose stale deviations a report will tell, so that no warning need.
+    """
     listener = (finished, started)
     with _lock:
         _listeners.append(listener)
+        _reported.extend([reporting] if reporting else [])
     try:
         yield
     finally:
         with _lock:
             _listeners.remove(listener)
+            if reporting:
+                _reported.remove(reporting)
 
 
 def starting(suite: type, rule: str) -> None:
@@ -122,13 +140,35 @@ def starting(suite: type, rule: str) -> None:
 
 
 def emit(suite: type, outcome: Outcome) -> None:
-    """Hand *outcome* to who listens, and to the file of `OMNITCK_RESULTS`."""
+    """Hand *outcome* to who listens."""
     for finished, _ in tuple(_listeners):
         finished(suite, outcome)
 
+
+def record(outcome: Outcome) -> None:
+    """Append *outcome* to the file of `OMNITCK_RESULTS`, if there is to be one."""
     path = os.environ.get("OMNITCK_RESULTS")
     if path:
         _append(path, outcome.as_json() + "\n")
+
+
+def warn_of_stale(suite: type, rule: str, reason: str) -> None:
+    """Warn, where *suite* is written, that *rule* passes although it is a known deviation for *reason*."""
+    if suite in _reported:
+        return
+
+    file, line = suite.__module__, 1
+    with suppress(OSError, TypeError):  # What was made at run time has no line, and perhaps no file.
+        file = inspect.getsourcefile(suite) or file
+        line = inspect.getsourcelines(suite)[1]
+    warnings.warn_explicit(
+        f"{suite.__module__}.{suite.__qualname__}: {rule} is a known deviation and passes: take it out of known_deviations, "
+        f"whose reason was: {reason}",
+        StaleDeviationWarning,
+        file,
+        line,
+        suite.__module__,
+    )
 
 
 def _append(path: str, line: str) -> None:

@@ -16,6 +16,7 @@ Theory of operation, each point learnt from a failure:
 """
 
 import asyncio
+import functools
 import inspect
 import os
 import sys
@@ -24,32 +25,37 @@ import traceback
 import unittest
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from types import CoroutineType
 from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from omnitck.kit.clients import Client, Journal, Journaled, accepted, raw
-from omnitck.kit.concurrency import Call, being_cancelled
+from omnitck.kit import watchdog
+from omnitck.kit.clients import HUNG_RULES, HUNG_SECONDS, Client, Journal, Journaled, accepted, raw
+from omnitck.kit.concurrency import Call, being_cancelled, cancelled_unasked
 from omnitck.kit.definition import Plan
-from omnitck.kit.outcomes import Outcome, Status, Violation, emit, starting
+from omnitck.kit.outcomes import Outcome, Status, Violation, starting, warn_of_stale
 from omnitck.kit.rules import Entry
-from omnitck.kit.text import describe_error, unwrap
+from omnitck.kit.text import UsageError, describe_error, unwrap
 from omnitck.shared.exceptions import TCKError, UnavailableError
 
-__all__ = ["HookError", "NotProvoked", "RuleError", "Session", "as_violation", "has_hook", "run"]
+__all__ = ["HookError", "NotProvoked", "RuleError", "Session", "as_violation", "has_hook", "run", "running"]
 
 __unittest = True  # unittest leaves the frames of such a module out of what it prints.
 
 CLOSING_SECONDS = 5.0
-"""How long each client of a rule may take to close."""
+"""How long each client of a rule may take to close, times the suite's patience; much less once two rules have waited in vain."""
+
+DEBUGGED = sys.flags.dev_mode or bool(os.environ.get("PYTHONASYNCIODEBUG"))
+"""Whether somebody asks for the debug mode of event loops."""
 
 SHORT_WAIT = 0.001
 """Seconds: a wait that is no longer counts as work."""
 
-running: dict[tuple[type, str], "Session"] = {}
-"""The rules under way in this process, by suite and id."""
+running: set["Session"] = set()
+"""The rules under way in this process."""
 
 T = TypeVar("T")
 
@@ -61,6 +67,11 @@ class RuleError(Exception):
 class HookError(Exception):
     """A hook of the suite failed. Its cause is what it raised."""
 
+    def __init__(self, text: str, *, misused: bool = False) -> None:
+        super().__init__(text)
+        self.misused = misused
+        """Whether it answered, with what cannot be an answer."""
+
 
 class NotProvoked(Exception):  # noqa: N818  a verdict, not an error
     """The suite lacks what the rule needs to be provoked."""
@@ -69,52 +80,70 @@ class NotProvoked(Exception):  # noqa: N818  a verdict, not an error
 class Cause(Exception):  # noqa: N818  it only stands for one
     """Stands for an exception where a runner prints causes: its place in the code, its text shortened and without credentials."""
 
-    def __init__(self, session: "Session", error: BaseException) -> None:
-        super().__init__(session.masked(describe_error(error)))
-        self.__traceback__ = error.__traceback__
+    @classmethod
+    def of(cls, session: "Session", error: BaseException) -> "Cause":
+        """What stands for *error*."""
+        return cls(session.masked(describe_error(error))).with_traceback(error.__traceback__)
 
 
 async def run(suite: Any, plan: Plan, entry: Entry, body: Callable[..., Awaitable[None]]) -> None:
     """Judge *entry* on *suite*, record the outcomes, and raise what a unittest runner understands."""
     __tracebackhide__ = True
     cls = type(suite)
-    _leave_debug_mode()
+    loop = _running_loop(cls)
+    if loop is not None:
+        _leave_debug_mode(loop)
     starting(cls, entry.id)
     began = time.perf_counter()
-    session = Session(suite, plan, entry)
-    running[cls, entry.id] = session
+    session = Session(suite, plan, entry, loop)
+    running.add(session)
+    watchdog.rule_begins(session)
     try:
         status, problem = await _judge(session, body)
     finally:
-        del running[cls, entry.id]
+        watchdog.rule_ended(session)
+        running.discard(session)
     seconds = round(time.perf_counter() - began, 6)
-    if status is Status.FAILED and entry.id in cls.known_deviations:
-        problem = unittest.SkipTest(f"known deviation: {cls.known_deviations[entry.id]}")
+    message = "" if problem is None else str(problem)
+    reason = cls.known_deviations.get(entry.id)
+    if status is Status.FAILED and reason is not None:
+        problem = unittest.SkipTest(f"known deviation: {session.masked(reason)}")
         status = Status.KNOWN_DEVIATION
 
     name = f"{cls.__module__}.{cls.__qualname__}"
-    emit(cls, Outcome(name, entry.id, status, seconds, "" if problem is None else str(problem)))
+    outcomes = [Outcome(name, entry.id, status, seconds, message)]
     for audit, verdict, failure in session.audited:
-        emit(cls, Outcome(name, audit.id, verdict, 0.0, "" if failure is None else str(failure), during=entry.id))
+        outcomes.append(Outcome(name, audit.id, verdict, 0.0, "" if failure is None else str(failure), during=entry.id))
         if verdict in (Status.FAILED, Status.ERROR):
             problem = problem or failure
+    suite._omnitck_judged(outcomes)
     if problem is not None:
         # The text says what the provider did; the kit's own frames would only stand in front of it.
         problem.__suppress_context__ = True
         raise problem.with_traceback(None)
+    if reason is not None:
+        warn_of_stale(cls, entry.id, session.masked(reason))
 
 
-def _leave_debug_mode() -> None:
-    """IsolatedAsyncioTestCase debugs its event loop, at several times the cost of a task. Who asks for that keeps it."""
-    if sys.flags.dev_mode or os.environ.get("PYTHONASYNCIODEBUG") or "asyncio" not in sys.modules:
-        return
+def _running_loop(cls: Any) -> asyncio.AbstractEventLoop | None:
+    """asyncio's loop that runs; None where the suite asks for another."""
     try:
-        loop = asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return  # Another event loop has no such mode.
+        if cls.backend != "asyncio":
+            return None
 
-    if loop.get_debug():
+    raise UsageError(
+        f"{cls.__qualname__} runs on another event loop than its `backend`, asyncio: a plugin of the runner has taken its tests "
+        '(trio_mode of pytest-trio). Switch that off, or say backend = "trio".'
+    )
+
+
+def _leave_debug_mode(loop: asyncio.AbstractEventLoop) -> None:
+    """IsolatedAsyncioTestCase debugs its event loop, at several times the cost of a task. Who asks for that keeps it."""
+    if not DEBUGGED and loop.get_debug():
         loop.set_debug(False)
+        sys.set_coroutine_origin_tracking_depth(0)  # which the loop would do only in its next step
         loop.slow_callback_duration = float("inf")  # of the step that runs: it began in that mode
 
 
@@ -132,7 +161,7 @@ async def _judge(session: "Session", body: Callable[..., Awaitable[None]]) -> tu
     if isinstance(error, HookError | UnavailableError):
         problem = RuleError(session.masked(f"{entry.id} could not be judged: {describe_error(error)}"))
         cause = error.__cause__ if isinstance(error, HookError) else error
-        problem.__cause__ = cause and Cause(session, cause)
+        problem.__cause__ = cause and Cause.of(session, cause)
         return Status.ERROR, problem
 
     return Status.FAILED, session.complete(as_violation(error), entry)
@@ -158,6 +187,13 @@ def as_violation(error: BaseException) -> Violation:
     if isinstance(error, Violation):
         return error
 
+    if isinstance(error, asyncio.CancelledError):
+        return Violation(
+            expected="no cancellation that nobody asked for",
+            observed="CancelledError",
+            hint="an operation raised it, or cancelled the task that called it",
+        )
+
     frames = traceback.extract_tb(error.__traceback__)
     where = f", raised in {os.path.basename(frames[-1].filename)} line {frames[-1].lineno}" if frames else ""
     violation = Violation(expected="no exception", observed=describe_error(error) + where)
@@ -165,10 +201,16 @@ def as_violation(error: BaseException) -> Violation:
     return violation
 
 
-class Session:
+@functools.cache
+def _kinds(backend: str) -> tuple[Callable[[], anyio.CancelScope], Callable[[], anyio.abc.TaskGroup]]:
+    """The classes of scopes and task groups under *backend*, which runs; anyio would look for it every time."""
+    return type(anyio.CancelScope()), type(anyio.create_task_group())
+
+
+class Session(watchdog.Watched):
     """What one run of one rule knows."""
 
-    def __init__(self, suite: Any, plan: Plan, entry: Entry) -> None:
+    def __init__(self, suite: Any, plan: Plan, entry: Entry, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.suite = suite
         self.plan = plan
         self.entry = entry
@@ -185,14 +227,26 @@ class Session:
         """What became of each audit."""
         self._clients: list[Client] = []
         self._tasks: anyio.abc.TaskGroup
-        self._scope = anyio.CancelScope()
+        make_scope, self._make_group = _kinds(suite.backend)
+        self._scope = make_scope()
         self.journal = Journal(plan, suite.patience, self._scope)
         self._waits = 0
         self._waits_since = self._waits_until = 0.0
         """On the monotonic clock, as is the next."""
-        self._works_until = 0.0
+        self._works_until = float("inf")
+        self._ends_until: float | None = None
+        """By when what follows the body has ended: the clients' closing, or the audit that is under way."""
+        self.closing = False
+        """Whether its clients are being closed."""
         self._left = 0.0
         """Seconds of work that were left when it began to wait."""
+        self._loop = loop
+        self._asked = False
+        """Whether the loop is about to look at its clock."""
+        self._told: float | None = None
+        """What that clock showed the last time."""
+        self._given_up = ""
+        """Why the rule cannot be judged, if its clock stands still."""
         self._crash: BaseException | None = None
         self._waited = ""
         """Where the rule stood when its time was over, if it could be interrupted there."""
@@ -233,22 +287,33 @@ class Session:
     async def _host_and_judge(self, body: Callable[..., Awaitable[None]]) -> BaseException | None:
         deadline = (self.suite.deadline or self.entry.rule.deadline) * self.suite.patience
         try:
-            async with anyio.create_task_group() as self._tasks:
+            async with self._make_group() as self._tasks:
                 error: BaseException | None = None
-                self._scope.deadline = anyio.current_time() + deadline
+                self._scope.deadline = (anyio.current_time() if self._loop is None else self._loop.time()) + deadline
                 self._works_until = time.monotonic() + deadline
+                if watchdog.debugged():
+                    self.stop_clock()
                 with self._scope:
                     error = await self._attempt(body)
                 if time.monotonic() >= self._works_until and not isinstance(error, HookError):
                     error = self._out_of_time(deadline)
                 error = self._crash or error
+                # Closing one client after the other, once what they wrote is erased, and the rest of the tidying.
+                turns = 2 * len(self._clients) + len(self.afterwards) + 1
+                stopped = self._works_until == float("inf")
+                self._ends_until = self._works_until if stopped else time.monotonic() + turns * self.closing_seconds
+                self.closing = True
                 await self._close()
         except (KeyboardInterrupt, anyio.get_cancelled_exc_class()):
             raise
         except BaseException as group:
             return unwrap(group)
 
-        return error or self._closing_failure()
+        if self._given_up:
+            return HookError(self._given_up)
+        if any(each.interrupted for each in self._clients):
+            self.plan.unclosed.append(self.entry.id)
+        return error
 
     @contextmanager
     def waiting(self, within: float) -> Iterator[anyio.CancelScope]:
@@ -276,27 +341,66 @@ class Session:
                 self._scope.deadline = anyio.current_time() + self._left
 
     def left(self) -> float:
-        """Seconds for which the rule may still run, as asked from another thread: its work, and the wait that it is in."""
+        """Seconds for which the rule may still run, as asked from another thread: to work, to wait as it does, or to close."""
         now = time.monotonic()
+        if self._ends_until is not None:
+            return self._ends_until - now
         if self._waits:
             return max(self._waits_until - now, 0.0) + max(self._left, 0.0)
         return self._works_until - now
 
-    def _out_of_time(self, deadline: float) -> Violation:
+    @property
+    def opening(self) -> str:
+        """The hook that is opening a client, if one is."""
+        return next((each.hook for each in tuple(self._clients) if not each.ready.is_set()), "")
+
+    @property
+    def title(self) -> str:
+        """The rule's id and its suite."""
+        return f"{self.entry.id} of {type(self.suite).__module__}.{type(self.suite).__qualname__}"
+
+    def stop_clock(self) -> None:
+        """Let no deadline end the rule from now on: somebody debugs it."""
+        self._works_until = self._left = self._scope.deadline = float("inf")
+        if self._ends_until is not None:
+            self._ends_until = float("inf")
+
+    def look_at_clock(self) -> None:
+        """Let the loop see whether its clock has gone on since it was last asked. Called from another thread, twice a second."""
+        if self._loop is not None and not self._asked:
+            with suppress(RuntimeError):  # The loop has been closed meanwhile.
+                self._asked = True
+                self._loop.call_soon_threadsafe(self._compare_clock, self._loop.time)
+
+    def _compare_clock(self, clock: Callable[[], float]) -> None:
+        before, self._told, self._asked = self._told, clock(), False
+        if before == self._told:
+            self._given_up = (
+                "the clock of the event loop stands still, so nothing that waits would end: let time.monotonic alone (freezegun: "
+                "real_asyncio=True), or give the provider a clock of its own and write `advance`"
+            )
+            self._scope.cancel()
+            self._tasks.cancel_scope.cancel()
+
+    def _out_of_time(self, deadline: float) -> Violation | HookError:
+        if self.opening:
+            return HookError(f"{self.opening}() has not ended after {deadline:g} s.")
+
         pending = self.journal.pending()
         if pending is not None and pending.method not in self.plan.answered:
             self.plan.hung[pending.method] = self.plan.hung.get(pending.method, 0) + 1
-        opening = next((f"{client.hook}() has not ended" for client in self._clients if not client.ready.is_set()), "")
         unended = f"{pending.head()} has not ended" if pending is not None else "the rule did not end"
         return Violation(
             expected=f"a verdict within {deadline:g} s",
-            observed=f"none: {opening or unended + self._waited}",
+            observed=f"none: {unended}{self._waited}",
             hint="an operation hangs, swallows cancellation or blocks the event loop",
         )
 
     async def _attempt(self, body: Callable[..., Awaitable[None]]) -> BaseException | None:
         try:
             await body(self.suite, self.trial)
+            if await cancelled_unasked():
+                raise asyncio.CancelledError
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as raised:
@@ -323,6 +427,7 @@ class Session:
             if _skipped(self, audit) is not None:
                 continue
             deadline = (self.suite.deadline or audit.rule.deadline) * self.suite.patience
+            self._ends_until, self.closing = time.monotonic() + deadline, False
             try:
                 with anyio.move_on_after(deadline) as scope:
                     await getattr(self.suite, audit.rule.method)(self.trial)
@@ -332,7 +437,7 @@ class Session:
                 continue
             except HookError as error:
                 problem = RuleError(self.masked(f"{audit.id} could not be judged: {describe_error(error)}"))
-                problem.__cause__ = error.__cause__ and Cause(self, error.__cause__)
+                problem.__cause__ = error.__cause__ and Cause.of(self, error.__cause__)
                 self.audited.append((audit, Status.ERROR, problem))
             except Exception as error:
                 reason = type(self.suite).known_deviations.get(audit.id)
@@ -346,7 +451,7 @@ class Session:
 
     async def connect(self, config: dict[str, Any], hook: str = "make_provider") -> Any:
         """Open a client in a host task of its own."""
-        client = Client(config, hook)
+        client = Client(config, hook, anyio.Event if self._loop is None else asyncio.Event)
         self._clients.append(client)
         self._tasks.start_soon(self._host, client)
         await client.ready.wait()
@@ -391,11 +496,7 @@ class Session:
                 )
                 self._scope.cancel()
             elif not client.closed:
-                client.close_error = Violation(
-                    given="closing the client at the end of the rule",
-                    expected="no exception",
-                    observed=describe_error(error),
-                )
+                client.close_error = Violation(expected="no exception", observed=describe_error(error))
         finally:
             client.ready.set()
             client.ended.set()
@@ -403,21 +504,48 @@ class Session:
     async def _make(self, client: Client) -> Any:
         factory = getattr(self.suite, client.hook)
         try:
-            made = await factory(**accepted(factory, {"namespace": self.namespace, **client.config}))
+            made = factory(**accepted(factory, {"namespace": self.namespace, **client.config}))
+            if isinstance(made, CoroutineType) or inspect.isawaitable(made):
+                made = await made
         except NotImplementedError as error:
             raise HookError(f"{type(self.suite).__qualname__} has no {client.hook}: write it with `async def`.") from error
         if made is None:
-            raise HookError(f"{client.hook} returned None: return the provider, or an async context manager that yields it.")
+            raise HookError(
+                f"{client.hook} returned None: return the provider, or an async context manager that yields it.", misused=True
+            )
 
         return made
 
-    async def release(self, client: Journaled) -> None:
-        """End *client* now instead of at the end of the rule, and wait until its host task has ended."""
-        ending = self.closes(client)
+    async def unopened(self) -> Any:
+        """What `make_provider` returns, for a rule that enters it itself."""
+        try:
+            return await self._make(Client({}, "make_provider"))
+        except HookError:
+            raise
+        except Exception as error:
+            raise hook_error("make_provider", error) from error
+
+    async def release(self, client: Journaled) -> Violation | None:
+        """Close *client* now instead of at the end of the rule, unless the rule has; what speaks against that, or None."""
+        ending = client._omnitck_client
         ending.closing.set()
-        with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience):
+        with self.waiting(self.closing_seconds):
             await ending.ended.wait()
         await anyio.lowlevel.checkpoint()
+        if ending.ended.is_set():
+            return ending.close_error
+
+        return Violation(
+            expected=f"it has closed within {self.closing_seconds:g} s",
+            observed="it has not",
+            hint="a worker that is not told to end, or a farewell to a backend that does not answer",
+        )
+
+    @property
+    def closing_seconds(self) -> float:
+        """How long a client may take to close."""
+        never = len(self.plan.unclosed) >= HUNG_RULES
+        return float((HUNG_SECONDS if never else CLOSING_SECONDS) * self.suite.patience)
 
     def closes(self, client: Journaled) -> Client:
         """The rule itself closes *client*: what another closing does is not its subject."""
@@ -429,9 +557,9 @@ class Session:
         client = next((each for each in self._clients if each.provider is raw(provider)), None)
         return None if client is None else client.config.get("tenant_id")
 
-    def touched(self, name: str, *, except_by: Any = None) -> bool:
-        """Whether a client was asked about *name* in this rule, another one than *except_by*."""
-        return any(name in each.touched for each in self._clients if each.provider is not raw(except_by))
+    def asked(self, *, except_by: Any = None) -> int:
+        """How many clients were asked about anything in this rule, *except_by* not counted."""
+        return sum(bool(each.touched) for each in self._clients if each.provider is not raw(except_by))
 
     def is_open(self, provider: Any) -> bool:
         """Whether *provider*, with or without its journal, was not closed by the rule."""
@@ -445,13 +573,13 @@ class Session:
         if "shared" in self.plan.declared and self.trial.cells is not None:
             await self._tidy()
         for tidy in self.afterwards:
-            with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience), suppress(Exception):
+            with anyio.move_on_after(self.closing_seconds), suppress(Exception):
                 await tidy()
         # The last to close has until the task group ends, which no other scope need watch.
         opened = [each for each in reversed(self._clients) if each.ready.is_set()]
         for client in opened[:-1]:
             client.closing.set()
-            with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience):
+            with anyio.move_on_after(self.closing_seconds):
                 await client.ended.wait()
             if not client.ended.is_set():
                 break
@@ -460,41 +588,25 @@ class Session:
                 client.closing.set()
             if len(opened) == len(self._clients):
                 if not all(each.ended.is_set() for each in opened):
-                    self._tasks.cancel_scope.deadline = anyio.current_time() + CLOSING_SECONDS * self.suite.patience
+                    self._tasks.cancel_scope.deadline = anyio.current_time() + self.closing_seconds
                 return
 
         self._tasks.cancel_scope.cancel()
-
-    def _closing_failure(self) -> BaseException | None:
-        if any(each.interrupted and each.closing.is_set() for each in self._clients):
-            return Violation(
-                given="closing the client at the end of the rule",
-                expected=f"it ends within {CLOSING_SECONDS * self.suite.patience:g} s",
-                observed="it does not end",
-            )
-        return next((each.close_error for each in self._clients if each.close_error), None)
 
     async def _tidy(self) -> None:
         """Erase what the rule wrote and nothing else: only names that hold this rule's own unguessable one."""
         cells = self.trial.cells
         for client in [each for each in self._clients if each.provider is not None and each.hook == "make_provider"]:
             names = [name for name in client.touched if self.namespace in name]
-            with anyio.move_on_after(CLOSING_SECONDS * self.suite.patience):
+            with anyio.move_on_after(self.closing_seconds), suppress(Exception):
                 provider: Any = client.provider
+                # The proxy of an address has gone by now: one that waits for the network would wait for that.
+                if names and (client.closed or "address" in client.config):
+                    config = {key: value for key, value in client.config.items() if key != "address"}
+                    provider = raw(await self.connect(config))
                 for name in names:
-                    try:
+                    with suppress(TCKError):
                         await cells.tidy(provider, name)
-                    except TCKError:
-                        if not client.closed:
-                            continue
-                        config = {key: value for key, value in client.config.items() if key != "address"}
-                        try:
-                            provider = raw(await self.connect(config))
-                            await cells.tidy(provider, name)
-                        except (HookError, TCKError):
-                            break
-                    except Exception:
-                        break
 
     # The words of a failure.
 
@@ -516,7 +628,7 @@ class Session:
                 for field in ("given", "expected", "observed", "hint", "case", "provider", "heading", "again"):
                     setattr(each, field, self.masked(getattr(each, field)))
         if violation.__cause__ is not None:
-            violation.__cause__ = Cause(self, violation.__cause__)
+            violation.__cause__ = Cause.of(self, violation.__cause__)
         return violation
 
     def masked(self, text: str) -> str:

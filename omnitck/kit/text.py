@@ -1,9 +1,11 @@
 """Text about things that may be hostile: providers whose `repr` raises, values of a megabyte, secrets."""
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 
-__all__ = ["UsageError", "describe", "describe_error", "shorten", "suggest", "unwrap"]
+__all__ = ["UsageError", "describe", "describe_error", "place_of", "shorten", "suggest", "unwrap"]
 
 LONGEST = 200
 
@@ -63,3 +65,20 @@ def unwrap(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
     return error
+
+
+def place_of(error: BaseException, *, in_kit: bool = False) -> str:
+    """Where *error* was raised, as `stores.py line 3`; nothing if that was nowhere in foreign code, or in the kit's own.
+
+    The innermost frame outside of the standard library is named, and where there is one, outside of packages that are installed.
+    """
+    files = [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    kit = [each for each in files if each[0].startswith(_KIT)]
+    packages = [each for each in files if "site-packages" in each[0] and each not in kit]
+    own = [each for each in files if not each[0].startswith((_KIT, _LIBRARY, "<frozen")) and each not in packages]
+    found = kit if in_kit else own or packages
+    return f"{os.path.basename(found[-1][0])} line {found[-1][1]}" if found else ""
+
+
+_KIT = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARY = os.path.dirname(os.__file__) + os.sep

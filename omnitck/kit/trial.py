@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import anyio
@@ -23,13 +25,18 @@ from omnitck.kit.text import describe, describe_error
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, UnavailableError
 from omnitck.shared.models import Limits
 
-__all__ = ["ANSWER_SECONDS", "Plain", "Trial"]
+__all__ = ["ANSWER_SECONDS", "SEED", "Plain", "Trial"]
+
+SEED: ContextVar[int | None] = ContextVar("omnitck_seed", default=None)
+"""The seed of a run that does not take it from the environment, which all runs of a process share."""
 
 ANSWER_SECONDS = 5.0
 """Within this, times the suite's patience, an operation ends that cannot succeed, and a hook that is told how long to wait."""
 
 MOST_TRIES = 100
 """Tries of one change among at most 80 that compete."""
+
+SCALARS = frozenset((str, bytes, int, float, bool, type(None)))
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -51,6 +58,8 @@ class Trial(Generic[P]):
         """The rule that runs; for an audit, the one that has just passed."""
         self.id = session.entry.id
         """Its id as the suite has it: `KV-COM-14`."""
+        self._numbers: tuple[object, Limits] | None = None
+        """What the last limits came to."""
         cells = self.plan.definition.cells
         self.cells: Any = cells(self) if isinstance(cells, type) else cells
         """The neutral view of what the providers hold, against which common rules and policies are written; None without one."""
@@ -79,6 +88,10 @@ class Trial(Generic[P]):
     @property
     def seed(self) -> int:
         """The seed of everything random in this run."""
+        given = SEED.get()
+        if given is not None:
+            return given
+
         text = os.environ.get("OMNITCK_SEED") or "0"
         try:
             return int(text)
@@ -109,7 +122,7 @@ class Trial(Generic[P]):
     @property
     def told_seconds(self) -> float:
         """Within this, who watches or listens is told of what happened. Ask after the first `connect`."""
-        return self.answer_seconds
+        return self.answer_seconds + self.numbers().staleness
 
     def offers(self, capability: str) -> bool:
         """Whether the suite declares *capability*; the core, which is the empty one, it always does."""
@@ -125,12 +138,13 @@ class Trial(Generic[P]):
 
     def numbers(self) -> Limits:
         """The limits in force: the suite's, else the provider's, else the floors. Ask after the first `connect`."""
-        if self.suite.limits is not None:
-            return cast("Limits", self.suite.limits)
-
-        kind = self.plan.definition.limits
-        limits = getattr(self.session.first_provider(), "limits", None)
-        return limits if isinstance(limits, kind) else kind()
+        limits = self.suite.limits
+        if limits is None:
+            limits = getattr(self.session.first_provider(), "limits", None)
+        if self._numbers is None or self._numbers[0] is not limits:
+            kind = self.plan.definition.limits
+            self._numbers = limits, kind.adopted(limits).usable() if isinstance(limits, Limits) else kind()
+        return self._numbers[1]
 
     # Clients.
 
@@ -209,8 +223,9 @@ class Trial(Generic[P]):
     async def wait(self, seconds: float) -> None:
         """Let *seconds* pass on that clock. They are not counted in the rule's deadline."""
         if seconds > 0 and self.virtual_time:
-            await self.ask("advance", seconds)
+            # Before: what happens while the clock is moved happens at some time until then, and is not early.
             self.session.advanced += seconds
+            await self.ask("advance", seconds)
         elif seconds > 0:
             with self.session.waiting(seconds + self.answer_seconds) as scope:
                 await self.ask("advance", seconds)
@@ -283,8 +298,11 @@ class Trial(Generic[P]):
             )
 
     def same(self, observed: object, expected: object, *, given: str, hint: str = "", about: str | None = None) -> None:
-        """Fail the rule unless *observed* equals *expected* and has exactly its type."""
-        if type(observed) is type(expected) and observed == expected:
+        """Fail the rule unless *observed* equals *expected* and has exactly its type.
+
+        A record or a container may be of a subclass. One of text or of a number is another value: `True` is no 1.
+        """
+        if _is_same(observed, expected):
             return
 
         wanted, seen = describe(expected), describe(observed)
@@ -385,6 +403,26 @@ class Trial(Generic[P]):
     def not_provoked(self, reason: str) -> NoReturn:
         """The rule cannot be provoked with this suite."""
         raise NotProvoked(reason)
+
+
+def _is_same(observed: Any, expected: Any) -> bool:
+    """Whether two values are the same in everything but the subclasses of records and containers, at any depth."""
+    if (exact := type(expected)) in SCALARS:
+        return bool(type(observed) is exact and observed == expected)
+    if isinstance(expected, dict):
+        return (
+            isinstance(observed, dict)
+            and observed.keys() == expected.keys()
+            and all(_is_same(observed[key], value) for key, value in expected.items())
+        )
+    if isinstance(expected, list | tuple):
+        kind = list if isinstance(expected, list) else tuple
+        return isinstance(observed, kind) and len(observed) == len(expected) and all(map(_is_same, observed, expected))
+    if is_dataclass(expected) and not isinstance(expected, type):
+        return isinstance(observed, type(expected)) and all(
+            _is_same(getattr(observed, each.name), getattr(expected, each.name)) for each in fields(expected)
+        )
+    return bool(type(observed) is type(expected) and observed == expected)
 
 
 def _names_of(error: type[BaseException] | tuple[type[BaseException], ...]) -> str:

@@ -150,12 +150,18 @@ class TestAnAudit(unittest.TestCase):
         alone = store(provider=instrumented(MemoryKVStore, leaves_open="increment"), known_deviations={"TT-03": "until 2.0"})
         self.assertTrue(run(alone)[0].wasSuccessful())
         [report] = omnitck.certify(alone, isolate=False).suites
-        self.assertEqual("conformant with known deviations", report.verdict)
+        self.assertEqual(("conformant", ()), (report.verdict, report.claims and report.claims.policies))
         self.assertEqual("known deviation", next(each.outcome for each in report.outcomes if each.rule == "TT-03"))
 
     def test_without_its_hook_it_watches_nothing(self) -> None:
         _, stream = run(store(credentials=()))
         self.assertEqual({}, audits(stream, "TT-04"))
+        [report] = omnitck.certify(store(credentials=()), isolate=False).suites
+        [outcome] = [each for each in report.outcomes if each.rule == "TT-04"]
+        self.assertEqual(
+            ("conformant", "not provoked", "not provoked: the suite has no credentials"),
+            (report.verdict, outcome.outcome, outcome.message),
+        )
 
     def test_it_stands_in_the_catalogue(self) -> None:
         entries = {each.id: each for each in plan_of(store()).audits}

@@ -18,8 +18,8 @@ from omnitck.kit.contract import Contract
 from omnitck.kit.definition import Definition
 from omnitck.kit.rules import rule
 from omnitck.kit.trial import Trial
-from tests.helpers import outcomes_of, suite_of
-from tests.kit.judging import Working, calling, judge
+from tests.helpers import outcome_of, outcomes_of, suite_of
+from tests.kit.judging import Working, calling, judge, thing
 
 
 class TestLives(unittest.TestCase):
@@ -106,28 +106,55 @@ class TestLives(unittest.TestCase):
         judge(connect, body)
         self.assertEqual(log, [1, 0])
 
-    def test_a_close_that_raises(self) -> None:
-        async def close(self: Any) -> None:
+    def test_what_is_wrong_with_closing_is_told_to_the_rule_that_asks_and_fails_no_other(self) -> None:
+        async def refuse(self: Any) -> None:
             raise OSError("already gone")
 
-        judged = judge(calling(Working.call, close=close))
-        self.assertEqual((judged.status, judged.observed), ("failed", "OSError: already gone"))
-        self.assertIn("  given     closing the client at the end of the rule\n  expected  no exception\n", judged.message)
-
-    def test_a_close_that_hangs(self) -> None:
-        async def close(self: Any) -> None:
+        async def hang(self: Any) -> None:
             await anyio.sleep_forever()
 
-        with mock.patch.object(session, "CLOSING_SECONDS", 0.05):
-            judged = judge(calling(Working.call, close=close))
-        self.assertEqual((judged.status, judged.observed), ("failed", "it does not end"))
-        self.assertIn("  expected  it ends within 0.05 s\n", judged.message)
+        async def release(t: Any) -> None:
+            problem = await t.session.release(await t.connect())
+            if problem is not None:
+                raise problem
 
-    def test_a_broken_rule_is_said_rather_than_a_bad_close(self) -> None:
-        async def fail(self: Any) -> None:
-            raise KeyError("x")
+        for close, observed in ((refuse, "OSError: already gone"), (hang, "it has not")):
+            thing = calling(Working.call, close=close)
+            with self.subTest(observed), mock.patch.object(session, "CLOSING_SECONDS", 0.05):
+                self.assertEqual(judge(thing).status, "passed")
+                judged = judge(thing, release)
+                self.assertEqual((judged.status, judged.observed), ("failed", observed))
+        self.assertIn("  expected  it has closed within 0.05 s\n", judged.message)
 
-        self.assertRegex(judge(calling(fail, close=fail)).message, r"observed  KeyError: 'x', raised in ")
+    def test_what_is_released_is_closed_unless_the_rule_has_closed_it(self) -> None:
+        closed: list[str] = []
+
+        async def close(self: Any) -> None:
+            closed.append("closed")
+
+        async def release(t: Any) -> None:
+            await t.session.release(await t.connect())
+            client = await t.connect()
+            await client.close()
+            await t.session.release(client)
+
+        self.assertEqual((judge(calling(Working.call, close=close), release).status, len(closed)), ("passed", 2))
+
+    def test_clients_that_never_close_get_less_time_in_the_third_rule(self) -> None:
+        async def hang(self: Any) -> None:
+            await anyio.sleep_forever()
+
+        given: list[float] = []
+
+        async def look(t: Any) -> None:
+            given.append(t.session.closing_seconds)
+            await t.connect()
+
+        suite = thing(calling(Working.call, close=hang), look, patience=0.2)
+        with mock.patch.object(session, "CLOSING_SECONDS", 0.5):
+            for _ in range(3):
+                outcome_of(suite, "test_th_01_it_works")
+        self.assertEqual(given, [0.1, 0.1, 0.05])
 
 
 class TestConnecting(unittest.TestCase):

@@ -3,12 +3,13 @@
 import asyncio
 import functools
 import unittest
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Self
 
 import anyio
 import anyio.lowlevel
 
-from omnitck.kit.concurrency import Attempt, attempt, gather, together
+from omnitck.kit.concurrency import Attempt, attempt, cancel_natively, cancelled_unasked, gather, leaving, together
 from tests.helpers import on_each_backend
 
 
@@ -100,6 +101,49 @@ class TestTogether(unittest.TestCase):
         tried = asyncio.run(main())
         self.assertEqual([(type(each.error), each.value) for each in tried], [(asyncio.CancelledError, None), (type(None), "b")])
 
+    def test_a_call_that_cancels_its_caller_is_not_lost(self) -> None:
+        """Nor does the cancellation reach who made it, or the other calls."""
+
+        async def cancel() -> str:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+            return "a"
+
+        async def main() -> tuple[list[Attempt[str]], Attempt[str], str]:
+            both = await together([cancel, returning("b", 3)])
+            alone = await attempt(cancel)
+            return both, alone, await returning("c", 1)()
+
+        (first, second), alone, after = asyncio.run(main())
+        self.assertEqual(
+            [type(each.error) for each in (first, second, alone)], [asyncio.CancelledError, type(None), asyncio.CancelledError]
+        )
+        self.assertEqual((second.value, after), ("b", "c"))
+
+    def test_a_cancellation_on_purpose_passes_through(self) -> None:
+        async def main() -> bool:
+            task = asyncio.ensure_future(attempt(returning("late", 100)))
+            await asyncio.sleep(0)
+            cancel_natively(task)
+            await asyncio.wait([task])
+            return task.cancelled()
+
+        self.assertTrue(asyncio.run(main()))
+
+    def test_a_call_that_cancelled_its_caller_and_returned_is_found_out(self) -> None:
+        async def main() -> list[bool]:
+            found = [await cancelled_unasked()]
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            found.append(await cancelled_unasked())
+            found.append(await cancelled_unasked())
+            return found
+
+        self.assertEqual(asyncio.run(main()), [False, True, False])
+
 
 class TestGather(unittest.TestCase):
     @on_each_backend
@@ -118,3 +162,39 @@ class TestGather(unittest.TestCase):
         with self.assertRaises(KeyError) as caught:
             await gather([raising(KeyError("first")), raising(ValueError("second")), last])
         self.assertEqual((caught.exception.args, ended), (("first",), ["last"]))
+
+
+class TestLeaving(unittest.TestCase):
+    @on_each_backend
+    async def test_a_generator_is_closed(self) -> None:
+        ended: list[str] = []
+
+        async def numbers() -> AsyncIterator[int]:
+            try:
+                yield 1
+                yield 2
+            finally:
+                await anyio.lowlevel.checkpoint()
+                ended.append("closed")
+
+        async with leaving(numbers()) as iterator:
+            async for _ in iterator:
+                break
+            self.assertEqual(ended, [])
+        self.assertEqual(ended, ["closed"])
+
+    @on_each_backend
+    async def test_an_iterator_need_not_be_closable(self) -> None:
+        class Numbers:
+            def __aiter__(self) -> Self:
+                return self
+
+            async def __anext__(self) -> int:
+                return 1
+
+        error = KeyError("raised in the body")
+        with self.assertRaises(KeyError) as caught:
+            async with leaving(Numbers()) as iterator:
+                self.assertEqual(await anext(iterator), 1)
+                raise error
+        self.assertIs(caught.exception, error)

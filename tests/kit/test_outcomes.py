@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from omnitck.kit import outcomes
-from omnitck.kit.outcomes import Outcome, Status, Violation, emit, listening, starting
+from omnitck.kit.outcomes import Outcome, Status, Violation, emit, listening, record, starting
 
 
 class Suite:
@@ -71,18 +71,18 @@ class TestResultsFile(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 
-    def emit(self, path: Path, *emitted: Outcome) -> str:
-        """Emit with `OMNITCK_RESULTS` set to *path*; what was said about it."""
+    def record(self, path: Path, *recorded: Outcome) -> str:
+        """Record with `OMNITCK_RESULTS` set to *path*; what was said about it."""
         said = io.StringIO()
         with mock.patch.dict(os.environ, {"OMNITCK_RESULTS": str(path)}), contextlib.redirect_stderr(said):
-            for each in emitted:
-                emit(Suite, each)
+            for each in recorded:
+                record(each)
         return said.getvalue()
 
     def test_each_outcome_is_a_line_of_json_behind_what_was_there(self) -> None:
         path = self.folder / "results.jsonl"
-        self.assertEqual(self.emit(path, outcome()), "")
-        self.assertEqual(self.emit(path, outcome("X-02", "two\nlines \u2028 \ud800", "X-01")), "")
+        self.assertEqual(self.record(path, outcome()), "")
+        self.assertEqual(self.record(path, outcome("X-02", "two\nlines \u2028 \ud800", "X-01")), "")
         text = path.read_text("ascii")
         self.assertEqual(text.count("\n"), 2)
         self.assertEqual(
@@ -106,7 +106,7 @@ class TestResultsFile(unittest.TestCase):
 
             def work(number: int) -> None:
                 for each in range(20):
-                    emit(Suite, outcome(f"X-{number}-{each}", "x" * 5000))
+                    record(outcome(f"X-{number}-{each}", "x" * 5000))
 
             threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
             for thread in threads:
@@ -119,12 +119,9 @@ class TestResultsFile(unittest.TestCase):
     def test_a_path_that_cannot_be_written_is_said_once_and_stops_nothing(self) -> None:
         path = self.folder / "missing" / "results.jsonl"
         self.addCleanup(outcomes._complained.discard, str(path))
-        heard: list[Outcome] = []
-        with listening(lambda cls, each: heard.append(each)):
-            said = self.emit(path, outcome("X-01"), outcome("X-02"))
+        said = self.record(path, outcome("X-01"), outcome("X-02"))
         self.assertEqual(
             said,
             f"omnitck: OMNITCK_RESULTS cannot be written: [Errno 2] No such file or directory: {str(path)!r}; "
             "outcomes are not recorded.\n",
         )
-        self.assertEqual(heard, [outcome("X-01"), outcome("X-02")])

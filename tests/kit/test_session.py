@@ -1,19 +1,20 @@
 """How one rule is judged: every kind of outcome, the deadline, hostile providers, and what is left behind."""
 
 import asyncio
-import os
-import sys
 import time
 import unittest
+import warnings
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 from unittest import mock
 
 import anyio
 import anyio.lowlevel
 
 from omnitck.common.cells import Cells
-from omnitck.kit.outcomes import Outcome
+from omnitck.kit import session
+from omnitck.kit.outcomes import Outcome, StaleDeviationWarning, listening
 from omnitck.shared.exceptions import ClosedError, UnavailableError
 from omnitck.shared.models import Put
 from tests.helpers import outcome_of
@@ -122,12 +123,39 @@ class TestOutcomes(unittest.TestCase):
         self.assertEqual(judge(Working, body), ("not provoked", reason, f"skip {reason}"))
 
     def test_a_known_deviation_that_fails(self) -> None:
-        reason = "known deviation: issue 7"
         judged = judge(raising(KeyError("x")), known_deviations={"TH-01": "issue 7"})
-        self.assertEqual(judged, ("known deviation", reason, f"skip {reason}"))
+        self.assertEqual((judged.status, judged.told), ("known deviation", "skip known deviation: issue 7"))
+        self.assertTrue(judged.message.startswith("TH-01 [MUST] A thing works.\n"), judged.message)
+        self.assertIn("KeyError: 'x'", judged.observed)
 
-    def test_a_known_deviation_that_passes_has_passed(self) -> None:
-        self.assertEqual(judge(Working, known_deviations={"TH-01": "issue 7"}), ("passed", "", "success"))
+    def test_a_known_deviation_that_passes_has_passed_and_is_called_stale(self) -> None:
+        with self.assertWarns(StaleDeviationWarning) as caught:
+            judged = judge(Working, known_deviations={"TH-01": "issue 7"})
+        self.assertEqual(judged, ("passed", "", "success"))
+        self.assertEqual(
+            str(caught.warning),
+            "mine.Suite: TH-01 is a known deviation and passes: take it out of known_deviations, whose reason was: issue 7",
+        )
+
+    def test_a_stale_deviation_is_not_told_twice_where_a_report_tells_of_it(self) -> None:
+        suite = thing(Working, known_deviations={"TH-01": "issue 7"})
+        told: list[str] = []
+        with (
+            warnings.catch_warnings(action="error"),
+            listening(lambda _, outcome: told.append(outcome.outcome), reporting=suite),
+        ):
+            suite("test_th_01_it_works").run(result := unittest.TestResult())
+        self.assertEqual((told, result.errors, result.failures), (["passed"], [], []))
+
+    def test_a_stale_deviation_is_told_where_it_was_declared(self) -> None:
+        class Declared(thing(Working)):  # type: ignore[misc]
+            known_deviations: ClassVar = {"TH-01": "issue 7"}
+
+        with self.assertWarns(StaleDeviationWarning) as caught:
+            Declared("test_th_01_it_works").run(unittest.TestResult())
+        self.assertEqual(caught.filename, __file__)
+        source = Path(__file__).read_text("utf-8").splitlines()
+        self.assertIn("class Declared", source[caught.lineno - 1])
 
     def test_a_known_deviation_excuses_no_error(self) -> None:
         self.assertEqual(judge(lambda: None, known_deviations={"TH-01": "issue 7"}).status, "error")
@@ -163,13 +191,14 @@ class TestDeadline(unittest.TestCase):
 
         self.assertEqual(found(judge(calling(block), deadline=0.05)), ("failed", "none: the rule did not end"))
 
-    def test_a_factory_that_hangs(self) -> None:
+    def test_a_factory_that_hangs_is_an_error_as_one_that_raises(self) -> None:
         async def make_provider(self: Any) -> object:
             await anyio.sleep_forever()
             return Working()
 
         judged = judge(Working, make_provider=make_provider, deadline=0.05)
-        self.assertEqual(found(judged), ("failed", "none: make_provider() has not ended"))
+        self.assertEqual(judged.status, "error")
+        self.assertIn("could not be judged: HookError: make_provider() has not ended after 0.05 s.", judged.message)
 
     def test_a_rule_that_waits_for_what_never_comes(self) -> None:
         async def wait(t: Any) -> None:
@@ -211,6 +240,25 @@ class TestHostility(unittest.TestCase):
             raise asyncio.CancelledError
 
         self.assertEqual(judge(calling(give_up)).status, "failed")
+
+    def test_a_provider_that_cancels_its_caller_is_a_failure(self) -> None:
+        async def cancel_and_wait(self: Any) -> None:
+            cancel_caller()
+            await anyio.lowlevel.checkpoint()
+
+        async def cancel_and_return(self: Any) -> None:
+            cancel_caller()
+
+        def cancel_caller() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+        for method in (cancel_and_wait, cancel_and_return):
+            with self.subTest(method.__name__):
+                judged = judge(calling(method))
+                self.assertEqual((judged.status, judged.observed), ("failed", "CancelledError"))
+                self.assertIn("  hint      an operation raised it, or cancelled the task that called it\n", judged.message)
 
     def test_a_cancellation_of_the_factorys_own_is_an_error(self) -> None:
         def give_up() -> object:
@@ -377,6 +425,26 @@ class TestTidiness(unittest.TestCase):
 
         self.assertEqual(self.left(body), {"before": "theirs"})
 
+    def test_a_client_behind_a_proxy_that_has_gone_is_replaced(self) -> None:
+        backend = {"before": "theirs"}
+
+        class Waiting(Shelf):
+            """It waits for the network."""
+
+            async def delete(self, name: str) -> None:
+                await anyio.sleep_forever()
+
+        async def make_provider(self: Any, *, address: tuple[str, int] | None = None) -> Shelf:
+            return Shelf(backend) if address is None else Waiting(backend)
+
+        async def body(t: Any) -> None:
+            await (await t.connect(address=("proxy", 1))).set(t.key(), "")
+
+        began = time.monotonic()
+        run(body, make_provider=make_provider)
+        self.assertEqual(backend, {"before": "theirs"})
+        self.assertLess(time.monotonic() - began, 2)
+
     def test_a_backend_of_one_client_goes_with_it(self) -> None:
         async def body(t: Any) -> None:
             await (await t.connect()).set("a" + t.namespace, "")
@@ -396,20 +464,19 @@ class TestTidiness(unittest.TestCase):
 
 
 class TestLoop(unittest.TestCase):
-    def debugging(self, environment: dict[str, str]) -> bool:
+    def debugging(self, *, asked_for: bool) -> bool:
         seen: list[bool] = []
 
         async def body(t: Any) -> None:
             await anyio.lowlevel.checkpoint()
             seen.append(asyncio.get_running_loop().get_debug())
 
-        with mock.patch.dict(os.environ, environment):
+        with mock.patch.object(session, "DEBUGGED", asked_for):
             run(body)
         return seen[0]
 
-    @unittest.skipIf(sys.flags.dev_mode, "Python's development mode keeps it")
     def test_the_debug_mode_of_the_test_case_is_left(self) -> None:
-        self.assertFalse(self.debugging({"PYTHONASYNCIODEBUG": ""}))
+        self.assertFalse(self.debugging(asked_for=False))
 
     def test_the_debug_mode_is_kept_for_who_asks(self) -> None:
-        self.assertTrue(self.debugging({"PYTHONASYNCIODEBUG": "1"}))
+        self.assertTrue(self.debugging(asked_for=True))

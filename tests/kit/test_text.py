@@ -1,8 +1,11 @@
 """Text about things that may be hostile."""
 
+import json
 import unittest
+from collections.abc import Callable
 
-from omnitck.kit.text import describe, describe_error, shorten, suggest, unwrap
+from omnitck.kit.text import UsageError, describe, describe_error, place_of, shorten, suggest, unwrap
+from omnitck.registry import find
 
 
 class Shy:
@@ -85,3 +88,28 @@ class TestUnwrap(unittest.TestCase):
         leaf = KeyError("x")
         group = BaseExceptionGroup("outer", [ExceptionGroup("inner", [leaf, ValueError()]), SystemExit()])
         self.assertEqual((unwrap(group), unwrap(leaf)), (leaf, leaf))
+
+
+class TestPlace(unittest.TestCase):
+    """Where an exception was raised, in the eyes of who has to mend it."""
+
+    def caught(self, call: Callable[[], object]) -> BaseException:
+        try:
+            call()
+        except Exception as error:
+            return error
+        raise AssertionError("it raised nothing")
+
+    def test_of_foreign_code(self) -> None:
+        error = self.caught(lambda: json.loads("{"))
+        self.assertRegex(place_of(error), r"^test_text\.py line \d+$")
+        self.assertEqual(place_of(error, in_kit=True), "")
+
+    def test_of_the_kit(self) -> None:
+        error = self.caught(lambda: find("nothing"))
+        self.assertIsInstance(error, UsageError)
+        self.assertRegex(place_of(error, in_kit=True), r"^registry\.py line \d+$")
+        self.assertRegex(place_of(error), r"^test_text\.py line \d+$")
+
+    def test_of_what_was_never_raised(self) -> None:
+        self.assertEqual(place_of(ValueError()), "")

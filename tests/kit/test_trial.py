@@ -2,6 +2,7 @@
 
 import time
 import unittest
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -17,12 +18,45 @@ from omnitck.kit.rules import needs
 from omnitck.kit.session import NotProvoked
 from omnitck.kit.trial import MOST_TRIES
 from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, UnavailableError
-from omnitck.shared.models import CacheLimits, Limits
+from omnitck.shared.models import CacheLimits, Change, Entry, Limits, SecretLimits
 from tests.kit.judging import Judged, Working, judge, line_of, masked, raising
 
 
 class TestWords(unittest.TestCase):
     """What rules say, and the verdicts that come of it."""
+
+    def test_a_record_or_a_container_may_be_of_a_subclass(self) -> None:
+        class OwnEntry(Entry):
+            """A record of the provider's own."""
+
+        async def body(t: Any) -> None:
+            t.same(OwnEntry("value", "1"), Entry("value", "1"), given="a record")
+            t.same(OrderedDict(b=1, a=2), {"a": 2, "b": 1}, given="a mapping")
+            t.same([OwnEntry("value", "1")], [Entry("value", "1")], given="records in a list")
+
+        self.assertEqual(judge(Working, body).status, "passed")
+
+    def test_what_is_in_them_has_to_be_the_same(self) -> None:
+        class Text(str):
+            """Text that does more than text."""
+
+        for observed, expected in (
+            (Text("value"), "value"),
+            ({"key": Text("value")}, {"key": "value"}),
+            ([True], [1]),
+            (Entry("another", "1"), Entry("value", "1")),
+            (Entry(Text("value"), "1"), Entry("value", "1")),
+            (Change("value", "1"), Entry("value", "1")),
+            ({"key": 1, "more": 2}, {"key": 1}),
+            ([1, 2], [1]),
+            ((1,), [1]),
+        ):
+            with self.subTest(observed=observed):
+
+                async def body(t: Any, observed: object = observed, expected: object = expected) -> None:
+                    t.same(observed, expected, given="it")
+
+                self.assertEqual(judge(Working, body).status, "failed")
 
     def test_equal_values_of_different_types_are_not_the_same(self) -> None:
         async def body(t: Any) -> None:
@@ -247,6 +281,16 @@ class TestDeclarations(unittest.TestCase):
         self.assertEqual(numbers(Limits(key_bytes=400), own), Limits(key_bytes=400))
         self.assertEqual(numbers(None, own), Limits(key_bytes=300))
         self.assertEqual(numbers(None, odd), Limits())
+        unusable = type("Unusable", (), {"limits": Limits(key_bytes="many", page_size=7)})  # type: ignore[arg-type]
+        self.assertEqual(numbers(None, unusable), Limits(page_size=7))
+
+    def test_limits_of_another_class_are_taken_as_far_as_they_say_something_of_the_contracts(self) -> None:
+        for given, expected in (
+            (Limits(key_bytes=300), CacheLimits(key_bytes=300)),
+            (SecretLimits(key_bytes=300), CacheLimits()),
+        ):
+            provider = type("Own", (), {"limits": given})
+            self.assertEqual(self.seen(lambda t: t.numbers(), provider, define={"limits": CacheLimits}), expected)
 
     def test_the_floors_are_those_of_the_contract(self) -> None:
         self.assertEqual(self.seen(lambda t: t.numbers(), define={"limits": CacheLimits}), CacheLimits())
