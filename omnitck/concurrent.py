@@ -1,6 +1,7 @@
 """Many rules at a time, under any unittest runner."""
 
 import asyncio
+import contextvars
 import functools
 import itertools
 import threading
@@ -23,7 +24,7 @@ class ConcurrentSuite(unittest.TestSuite):
     A test that waits makes room for another; one that computes keeps the interpreter to itself, as several at once would only
     hand it around. The caller's result hears of them in the suite's order, one whole test at a time. A test whose rule is
     `exclusive` runs alone, after the others (before them, if it leads the suite). Class and module fixtures run once around their
-    tests. With one job it is a plain suite.
+    tests, and each thread has a copy of the caller's context variables. With one job it is a plain suite.
     """
 
     def __init__(self, tests: Iterable[unittest.TestCase | unittest.TestSuite] = (), jobs: int = 16) -> None:
@@ -156,16 +157,26 @@ class _Pool:
 
     def _wait(self, tests: list["_StandIn"]) -> bool:
         if not self._threads:
-            # Daemons do not keep the process alive if a test never ends.
-            count = min(self._jobs, len(self.waiting))
-            self._threads = [threading.Thread(target=self._work, name=f"omnitck-{n}", daemon=True) for n in range(count)]
-            for thread in self._threads:
-                thread.start()
+            self._start(min(self._jobs, len(self.waiting)))
         for test in tests:
             while not test.done.wait(0.2):  # In steps, so that an interrupt and a stop are noticed.
                 if self._result.shouldStop:
                     return False
         return not self._result.shouldStop
+
+    def _start(self, count: int) -> None:
+        """Start *count* threads, or as many as are to be had. Raises RuntimeError if there is none."""
+        for number in range(count):
+            work = functools.partial(contextvars.copy_context().run, self._work)
+            # Daemons do not keep the process alive if a test never ends.
+            thread = threading.Thread(target=work, name=f"omnitck-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self._threads:
+                    raise
+                return
+            self._threads.append(thread)
 
     def _work(self) -> None:
         with suppress(IndexError):
@@ -217,6 +228,12 @@ class _Record:
     def __init__(self, result: unittest.TestResult) -> None:
         self._result = result
         self.calls: list[Callable[[], object]] = []
+
+    def addDuration(self, test: unittest.TestCase, elapsed: float) -> None:  # noqa: N802
+        """Python 3.12 asks every result for this, and warns of one without it."""
+        told = getattr(self._result, "addDuration", None)
+        if told is not None:
+            self.calls.append(functools.partial(told, test, elapsed))
 
     def __getattr__(self, name: str) -> Any:
         told = getattr(self._result, name)

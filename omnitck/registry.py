@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from omnitck.kit.checks import catalogue
 from omnitck.kit.contract import Contract
-from omnitck.kit.text import UsageError, describe, describe_error, suggest
+from omnitck.kit.text import UsageError, describe, describe_error, place_of, suggest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -124,7 +124,7 @@ def _from_entry_points(name: str, points: "list[EntryPoint]") -> type[Contract]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise UsageError(f"contract {name!r}, {_origin(point)}, cannot be loaded: {describe_error(error)}") from error
+        raise UsageError(f"contract {name!r}, {_origin(point)}, cannot be loaded: {_told(error)}.") from error
 
     problem = _problem_of(contract, name)
     if problem:
@@ -171,7 +171,7 @@ def resolve(target: str) -> object:
             owner = getattr(found, "__name__", module_name)
             raise UsageError(f"target {target!r}: {owner} has no {part!r}; {suggest(part, public)}") from None
         except BaseException as error:
-            raise UsageError(f"target {target!r}: reading {part!r} raised {describe_error(error)}") from error
+            raise UsageError(f"target {target!r}: reading {part!r} raised {_told(error)}.") from error
     return found
 
 
@@ -187,6 +187,13 @@ def _import(name: str, target: str) -> object:
                 f"target {target!r}: there is no module {error.name!r} in the current directory or on sys.path{hint}."
             ) from None
 
-        raise UsageError(f"target {target!r}: importing {name} needs the module {error.name!r}, which is missing.") from error
+        missing = f"the module {error.name!r}, which is missing ({place_of(error)})"
+        raise UsageError(f"target {target!r}: importing {name} needs {missing}.") from error
     except BaseException as error:
-        raise UsageError(f"target {target!r}: importing {name} raised {describe_error(error)}") from error
+        raise UsageError(f"target {target!r}: importing {name} raised {_told(error)}.") from error
+
+
+def _told(error: BaseException) -> str:
+    """*error* and where it was raised. The text of a syntax error says that itself."""
+    where = "" if isinstance(error, SyntaxError) else place_of(error)
+    return describe_error(error) + (f" ({where})" if where else "")

@@ -1,14 +1,15 @@
 """Many rules at a time."""
 
+import contextvars
 import functools
 import sys
 import threading
 import time
 import unittest
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from unittest import mock
 
-from omnitck.concurrent import ConcurrentSuite
+from omnitck.concurrent import ConcurrentSuite, _Record
 
 Log = list[str]
 
@@ -209,6 +210,79 @@ class TestConcurrentSuite(unittest.TestCase):
 
         with self.assertRaises(KeyboardInterrupt):
             run(Case)
+
+    def test_threads_have_the_context_variables_of_the_caller_each_its_own_copy(self) -> None:
+        variable = contextvars.ContextVar("variable", default="")
+        seen: list[str] = []
+
+        class Case(unittest.TestCase):
+            def test_1(self) -> None:
+                seen.append(variable.get())
+                variable.set("a test's")
+
+            test_2 = test_3 = test_1
+
+        variable.set("the caller's")
+        self.assertEqual(len([each for each in run(Case, jobs=3) if each.startswith("success")]), 3)
+        self.assertEqual(seen[0], "the caller's")
+        self.assertEqual(variable.get(), "the caller's")
+
+    def test_fewer_threads_do_as_well(self) -> None:
+        class Case(unittest.TestCase):
+            def test_1(self) -> None: ...
+
+            test_2 = test_3 = test_1
+
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name in refused:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with mock.patch.object(threading.Thread, "start", refuse):
+            refused = {"omnitck-1", "omnitck-2"}
+            self.assertEqual(len([each for each in run(Case) if each.startswith("success")]), 3)
+            refused = {"omnitck-0"}
+            with self.assertRaisesRegex(RuntimeError, "can't start new thread"):
+                run(Case)
+
+    def test_a_result_need_not_want_durations(self) -> None:
+        """Python 3.12 tells them, and warns of a result that cannot be told."""
+
+        class Old:
+            shouldStop = failfast = False  # noqa: N815
+
+            def __init__(self) -> None:
+                self.log: Log = []
+
+            def startTest(self, test: Any) -> None:  # noqa: N802
+                self.log.append("start")
+
+            def addSuccess(self, test: Any) -> None:  # noqa: N802
+                self.log.append("success")
+
+            def stopTest(self, test: Any) -> None:  # noqa: N802
+                self.log.append("stop")
+
+        class Case(unittest.TestCase):
+            def test_1(self) -> None: ...
+
+        class New(Old):
+            def addDuration(self, test: Any, elapsed: float) -> None:  # noqa: N802
+                self.log.append("duration")
+
+        record = _Record(cast("unittest.TestResult", old := Old()))
+        record.addDuration(Case("test_1"), 0.1)
+        Case("test_1").run(cast("unittest.TestResult", record))
+        for call in record.calls:
+            call()
+        self.assertEqual(old.log, ["start", "success", "stop"])
+        record = _Record(cast("unittest.TestResult", new := New()))
+        record.addDuration(Case("test_1"), 0.1)
+        for call in record.calls:
+            call()
+        self.assertEqual(new.log, ["duration"])
 
     def test_waits_overlap(self) -> None:
         barrier = threading.Barrier(8, timeout=60)

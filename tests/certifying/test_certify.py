@@ -1,7 +1,12 @@
 """`omnitck.certify`, as a program calls it."""
 
 import asyncio
+import contextvars
+import os
+import threading
+import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -75,6 +80,100 @@ class TestCertify(UsageCase):
         self.refused("grace is 0", omnitck.certify, "kv_store", make_provider=make_store, grace=0)
         with mock.patch.dict("os.environ", OMNITCK_SEED="seven"):
             self.refused("OMNITCK_SEED is 'seven'", omnitck.certify, "kv_store", make_provider=make_store)
+
+    def test_what_every_client_owes_is_certified_first(self) -> None:
+        """A client that blocks the event loop, or swallows its cancellation, breaks other rules, too."""
+        heard: list[str] = []
+        certificate = omnitck.certify(
+            "kv_store", make_provider=make_store, isolate=False, progress=lambda outcome: heard.append(outcome.rule)
+        )
+        self.assertEqual(heard[0], "KV-COM-23")
+        first = {each.id for each in certificate.suites[0].rules if not each.audit and "COM" in each.id and each.level == "MUST"}
+        self.assertLess(heard.index("KV-COM-14"), heard.index("KV-01"))
+        self.assertLess({"KV-COM-14", "KV-COM-23"}, first)
+        order = [each.id for each in certificate.suites[0].rules]
+        self.assertEqual([each.rule for each in certificate.suites[0].outcomes], order)
+        self.assertCountEqual(heard, order)
+
+    def test_a_client_that_blocks_is_failed_by_the_rule_about_that(self) -> None:
+        class Blocking(Store):
+            async def get(self, key: str) -> str | None:
+                time.sleep(0.15)  # noqa: ASYNC251
+                return await super().get(key)
+
+        async def make_blocking() -> Blocking:
+            return Blocking()
+
+        rules = ["KV-01", "KV-02", "KV-03", "KV-COM-23"]
+        certificate = omnitck.certify("kv_store", make_provider=make_blocking, rules=rules, jobs=8, isolate=False)
+        outcomes = {each.rule: each for each in certificate.suites[0].outcomes}
+        self.assertEqual(certificate.verdict, "not conformant")
+        self.assertIn("a blocking call inside `async def`", outcomes["KV-COM-23"].message)
+        self.assertNotIn("error", {each.outcome for each in outcomes.values()})
+
+
+class SeedContract(Contract):
+    """Says its seed."""
+
+    definition = Definition(name="seed", prefix="SD")
+
+    @rule("SD-01")
+    async def test_sd_01_says_its_seed(self, t: Trial[Any]) -> None:
+        """The seed is heard."""
+        await (await t.connect()).hear(t.seed)
+
+
+class TestSeeds(unittest.TestCase):
+    """A run has the seed that it was given, whatever other runs of the process have."""
+
+    def test_runs_at_the_same_time(self) -> None:
+        barrier = threading.Barrier(3, timeout=20)
+
+        def run(seed: int, jobs: int) -> list[int]:
+            heard: list[int] = []
+
+            class Ear:
+                async def hear(self, seed: int) -> None:
+                    barrier.wait()
+                    heard.append(seed)
+
+            async def make_ear() -> Ear:
+                return Ear()
+
+            certificate = omnitck.certify(SeedContract, make_provider=make_ear, seed=seed, jobs=jobs, isolate=False)
+            self.assertEqual((certificate.verdict, certificate.seed), ("conformant", seed))
+            self.assertEqual(certificate.suites[0].left_behind, (), "nobody knows whose the threads of this process are")
+            return heard
+
+        with mock.patch.dict("os.environ"):
+            os.environ.pop("OMNITCK_SEED", None)
+            with ThreadPoolExecutor(3) as pool:
+                found = list(pool.map(run, (3, 4, 5), (1, 2, 3)))
+            self.assertEqual(found, [[3], [4], [5]])
+            self.assertNotIn("OMNITCK_SEED", os.environ)
+
+    def test_one_suite_in_several_threads(self) -> None:
+        """Each certificate is about its own run."""
+        good = contextvars.ContextVar("good", default=True)
+        barrier = threading.Barrier(4, timeout=20)
+
+        class Wrong(Store):
+            async def get(self, key: str) -> str | None:
+                return "wrong"
+
+        async def make_provider(self: Any) -> Store:
+            barrier.wait()
+            return Store() if good.get() else Wrong()
+
+        suite = suite_of(KVStoreContract, make_provider=make_provider)
+
+        def run(is_good: bool) -> str:
+            good.set(is_good)
+            return str(omnitck.certify(suite, rules=["KV-01", "KV-02"], isolate=False).verdict)
+
+        with ThreadPoolExecutor(4) as pool:
+            verdicts = list(pool.map(run, (True, False, True, False)))
+        self.assertEqual(verdicts, ["partial", "not conformant"] * 2)
 
 
 class TestSetUps(UsageCase):
@@ -177,8 +276,22 @@ class TestAudits(unittest.TestCase):
         self.assertTrue(message.endswith("  seen      first during LA-02, 1 of 2 rules"), message)
 
     def test_a_known_deviation_is_recorded_as_one(self) -> None:
+        """What its policy says of the lamps is not claimed; the contract's own rules are obeyed."""
         verdict, outcomes = self.outcomes(hot_after="LA-02", known_deviations={"SA-01": "old bulbs"})
-        self.assertEqual((verdict, outcomes["SA-01"][0]), ("conformant with known deviations", "known deviation"))
+        self.assertEqual((verdict, outcomes["SA-01"][0]), ("conformant", "known deviation"))
+        self.assertIn("observed  'hot'", outcomes["SA-01"][1])
+
+    def test_the_reason_of_a_deviation_shows_no_credential(self) -> None:
+        async def make_lamp() -> Lamp:
+            return Broken()
+
+        known = {"LA-01": "the lamp of hunter2hunter2", "LA-02": "the same"}
+        certificate = omnitck.certify(
+            LampContract, make_provider=make_lamp, isolate=False, credentials=("hunter2hunter2",), known_deviations=known
+        )
+        self.assertEqual(certificate.verdict, "deviates, as known", certificate.as_json())
+        self.assertIn("the lamp of ***", certificate.as_json())
+        self.assertNotIn("hunter2", certificate.as_json())
 
     def test_one_that_could_watch_nothing_was_not_run(self) -> None:
         _, outcomes = self.outcomes(Broken)
