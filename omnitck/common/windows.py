@@ -28,6 +28,13 @@ class WindowTrial(Trial[P]):
         shortest = 0.0 if self.virtual_time else SHORTEST_REAL_TTL
         return max(limits.min_ttl, 3 * limits.ttl_resolution, shortest)
 
+    def longest(self, ttl: float) -> float:
+        """Seconds after which what lasts *ttl* seconds is over."""
+        limits = self.numbers()
+        kept = max(ttl, limits.min_ttl)
+        # The hundredth keeps a clock that is read twice from being judged at the very edge.
+        return kept + limits.ttl_resolution + kept / 100
+
     async def until(self, moment: float) -> None:
         """Wait for *moment* on the provider's clock."""
         await self.wait(moment - self.now())
@@ -38,5 +45,4 @@ class WindowTrial(Trial[P]):
         called = self.now()
         await call()
         kept = max(ttl, self.numbers().min_ttl)
-        # The hundredth keeps a clock that is read twice from being judged at the very edge.
-        return called + kept - resolution, self.now() + kept + resolution + kept / 100
+        return called + kept - resolution, self.now() + self.longest(ttl)

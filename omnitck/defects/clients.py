@@ -2,10 +2,11 @@
 
 import asyncio
 import functools
+import math
 import time
 import unicodedata
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import anyio
@@ -99,6 +100,28 @@ class LowLimit(MemoryClient[Any]):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.limits = replace(self.limits, key_bytes=type(self.limits)().key_bytes - 1)
+
+
+class CapabilitiesAsText(MemoryClient[Any]):
+    """It advertises them in one text: each letter is taken for a name, or nobody looks."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.capabilities: Any = " ".join(sorted(self.capabilities))
+
+
+class Numbers(dict[str, float]):
+    """Numbers by name, as attributes too."""
+
+    __getattr__ = dict.__getitem__
+
+
+class LimitsAsMapping(MemoryClient[Any]):
+    """Its numbers are in a mapping of its own, which nobody reads."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.limits: Any = Numbers(asdict(self.limits))
 
 
 class StaleAdvertisement(MemoryClient[Any]):
@@ -251,6 +274,27 @@ class SwallowedCancellation(MemoryClient[Any]):
         except BaseException as error:
             if isinstance(error, TCKError):
                 raise
+            await super().turn()
+
+
+class DefaultOnCancellation(Read):
+    """A cancelled read is a miss, as whatever goes wrong with one is."""
+
+    async def read(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return await super().read(*arguments, **keywords)
+        except anyio.get_cancelled_exc_class():
+            return None
+
+
+class DeletedAnyway(Delete):
+    """A cancelled delete returns as if it had been done."""
+
+    async def erase(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return await super().erase(*arguments, **keywords)
+        except anyio.get_cancelled_exc_class():
+            return None
 
 
 class CrossedReply(Read):
@@ -342,11 +386,64 @@ class BlockingCall(MemoryClient[Any]):
         super().need(capability)
 
 
+class BlockingConnect(MemoryClient[Any]):
+    """The constructor asks the server for its version, by the vendor's synchronous client."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        time.sleep(0.12)
+        super().__init__(*arguments, **keywords)
+
+
 class PrintedPassword(MemoryClient[Any]):
     """`repr` shows the DSN."""
 
     def __repr__(self) -> str:
         return f"<memory://user:{self.password}@localhost>"
+
+
+class CrashedWorker(MemoryClient[Any]):
+    """A background task crashed; that is seen only when the client ends, and raised there."""
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        await super().__aexit__(kind, error, trace)
+        if kind is None:
+            raise RuntimeError("a worker crashed")
+
+
+class EndlessFarewell(MemoryClient[Any]):
+    """One operation starts a worker, and leaving the context waits for that, which waits for work."""
+
+    working = False
+
+    def need(self, capability: str) -> None:
+        super().need(capability)
+        self.working = self.working or capability == self.aside
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        await super().__aexit__(kind, error, trace)
+        if self.working and kind is None:
+            await anyio.sleep_forever()
+
+
+# COM-26: the caller's task
+
+
+class CancelsItsCaller(MemoryClient[Any]):
+    """What has no deadline, it takes for a task of its own, and cancels it once it has its answer. It is the caller's."""
+
+    async def turn(self) -> None:
+        await super().turn()
+        if anyio.current_effective_deadline() == math.inf and (task := asyncio.current_task()):
+            task.cancel()
+
+
+class ForgottenTimer(MemoryClient[Any]):
+    """The timer of a timeout made by hand outlives the operation."""
+
+    async def turn(self) -> None:
+        if task := asyncio.current_task():
+            asyncio.get_running_loop().call_later(3600, task.cancel)
+        await super().turn()
 
 
 # Listings

@@ -69,6 +69,7 @@ break_with(
     MemoryConsumer,
     {
         clients.UnknownCapability: "CON-COM-02",
+        clients.CapabilitiesAsText: "CON-COM-02",
         clients.LowLimit: "CON-COM-02",
         clients.StaleAdvertisement: "CON-COM-04",
         clients.DoubleRelease: "CON-COM-07",
@@ -80,6 +81,7 @@ break_with(
         clients.LeakingVendorError: "CON-COM-12",
         clients.NoCause: "CON-COM-12",
         clients.SwallowedCancellation: "CON-COM-14",
+        clients.DefaultOnCancellation: "CON-COM-14",
         clients.CrossedReply: "CON-COM-14 CON-COM-15 MT-15",
         clients.CoercedKey: "CON-COM-19",
         clients.NormalisedKey: "CON-COM-20",
@@ -88,6 +90,9 @@ break_with(
         clients.LimitInCharacters: "CON-COM-21",
         clients.BlockingCall: "CON-COM-23",
         clients.PrintedPassword: "CON-COM-24",
+        clients.CrashedWorker: "CON-COM-25",
+        clients.CancelsItsCaller: "CON-COM-26",
+        clients.ForgottenTimer: "CON-COM-26",
     },
 )
 
@@ -130,7 +135,7 @@ class IgnoredDelay(MemoryConsumer):
         return await super().subscribe(*arguments, **keywords)
 
 
-@breaks("CON-COM-05", "CON-COM-06", "CON-03", "CON-04", "CON-26", "MT-17")
+@breaks("CON-COM-05", "CON-COM-06", "CON-03", "CON-04", "MT-17")
 class ExclusiveQueue(MemoryConsumer):
     """A queue belongs to the first client that listens to it, and others wait for nothing."""
 
@@ -312,23 +317,7 @@ class NeverAcknowledged(Broken):
             super().settle(entry, outcome)
 
 
-@breaks_subscriptions(
-    "CON-04",
-    "CON-COM-05",
-    "CON-COM-15",
-    "CON-17",
-    "CON-18",
-    "CON-19",
-    "CON-21",
-    "MT-02",
-    "MT-07",
-    "MT-09",
-    "MT-10",
-    "MT-13",
-    "MT-15",
-    "MT-20",
-    "MT-21",
-)
+@breaks_subscriptions("CON-04", "CON-17", "CON-18", "CON-19", "CON-21", "MT-21")
 class LastNotAcknowledged(Broken):
     """Acknowledgements are sent with the next message, and the last one never."""
 
@@ -660,7 +649,7 @@ class Broadcast(MemoryConsumer):
         return await super().subscribe(*arguments, group=f"{group}-{id(self)}", **keywords)
 
 
-@breaks_subscriptions("CON-14", "CON-COM-15", "CON-17", "CON-26")
+@breaks_subscriptions("CON-14", "CON-17", "CON-26")
 class NotHidden(Broken):
     """A message that is handled is not hidden from others."""
 

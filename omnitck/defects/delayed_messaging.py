@@ -21,6 +21,7 @@ break_with(
     MemoryDelayedPublisher,
     {
         clients.UnknownCapability: "DLY-COM-02",
+        clients.CapabilitiesAsText: "DLY-COM-02",
         clients.LowLimit: "DLY-COM-02",
         clients.StaleAdvertisement: "DLY-COM-04",
         clients.UnflushedBuffer: "DLY-COM-06",
@@ -33,13 +34,19 @@ break_with(
         clients.LeakingVendorError: "DLY-COM-12",
         clients.NoCause: "DLY-COM-12",
         clients.SwallowedCancellation: "DLY-COM-14",
+        clients.DefaultOnCancellation: "DLY-COM-14",
         clients.SharedCursor: "DLY-COM-15 DLY-COM-18 MT-14",
         clients.CoercedKey: "DLY-COM-19",
         clients.NormalisedKey: "DLY-COM-20",
         clients.DecodedKey: "DLY-COM-20 MT-07",
         clients.TruncatedKey: "DLY-COM-21",
         clients.LimitInCharacters: "DLY-COM-21",
+        # Here alone: each rule connects, and this contract has the fewest.
+        clients.BlockingConnect: "DLY-COM-23",
         clients.PrintedPassword: "DLY-COM-24",
+        clients.CrashedWorker: "DLY-COM-25",
+        clients.CancelsItsCaller: "DLY-COM-26",
+        clients.ForgottenTimer: "DLY-COM-26",
     },
 )
 

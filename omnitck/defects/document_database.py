@@ -34,6 +34,7 @@ break_with(
     {
         clients.PlainFunction: "DB-COM-01",
         clients.UnknownCapability: "DB-COM-02",
+        clients.CapabilitiesAsText: "DB-COM-02",
         clients.DoubleRelease: "DB-COM-07",
         clients.SilentReconnect: "DB-COM-08",
         clients.SwallowingExit: "DB-COM-09",
@@ -41,8 +42,13 @@ break_with(
         clients.OrphanedTask: "DB-COM-11",
         clients.LeakingVendorError: "DB-COM-12",
         clients.SwallowedCancellation: "DB-COM-14",
+        clients.DefaultOnCancellation: "DB-COM-14",
+        clients.DeletedAnyway: "DB-COM-14",
         clients.CrossedReply: "DB-COM-15 MT-15",
         clients.PrintedPassword: "DB-COM-24",
+        clients.CrashedWorker: "DB-COM-25",
+        clients.CancelsItsCaller: "DB-COM-26",
+        clients.ForgottenTimer: "DB-COM-26",
     },
 )
 

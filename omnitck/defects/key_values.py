@@ -399,6 +399,16 @@ class MinusTwo(KeyValueClient[Any]):
             return -2.0
 
 
+class NoExpiryForAbsence(KeyValueClient[Any]):
+    """`expires_in` says of what is absent that it does not expire."""
+
+    async def expires_in(self, key: str) -> float | None:
+        try:
+            return await super().expires_in(key)
+        except NotFoundError:
+            return None
+
+
 class BatchKeepsExpiry(KeyValueClient[Any]):
     """`set_many` forgets to drop the TTL that a key had."""
 

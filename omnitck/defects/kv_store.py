@@ -25,6 +25,8 @@ break_with(
         key_values.RenamedParameter: "KV-COM-01",
         clients.PlainFunction: "KV-COM-01",
         clients.UnknownCapability: "KV-COM-02",
+        clients.CapabilitiesAsText: "KV-COM-02",
+        clients.LimitsAsMapping: "KV-COM-02",
         clients.LowLimit: "KV-COM-02",
         clients.StaleAdvertisement: "KV-COM-04",
         clients.NegativeCache: "KV-COM-05 KV-14 KV-35",
@@ -38,6 +40,8 @@ break_with(
         clients.LeakingVendorError: "KV-COM-12",
         key_values.TalkativeError: "KV-COM-13",
         clients.SwallowedCancellation: "KV-COM-14",
+        clients.DefaultOnCancellation: "KV-COM-14",
+        clients.DeletedAnyway: "KV-COM-14",
         clients.CrossedReply: "KV-COM-15 MT-15",
         key_values.TornWrite: "KV-COM-16 KV-COM-22",
         key_values.SharedResult: "KV-COM-17",
@@ -50,6 +54,10 @@ break_with(
         clients.TruncatedValue: "KV-COM-22",
         clients.BlockingCall: "KV-COM-23",
         clients.PrintedPassword: "KV-COM-24",
+        clients.CrashedWorker: "KV-COM-25",
+        clients.CancelsItsCaller: "KV-COM-26",
+        clients.ForgottenTimer: "KV-COM-26",
+        clients.EndlessFarewell: "KV-COM-25",
     },
 )
 
@@ -116,6 +124,7 @@ break_with(
         key_values.CounterAtZero: "KV-27 KV-32",
         key_values.BytesAsText: "KV-31",
         key_values.MinusTwo: "KV-30 KV-32 KV-CA-06 KV-COM-13",
+        key_values.NoExpiryForAbsence: "KV-30 KV-32 KV-CA-06 KV-COM-13",
         key_values.BatchKeepsExpiry: "KV-32",
     },
 )

@@ -29,6 +29,7 @@ break_with(
     MemoryObjectStorage,
     {
         clients.UnknownCapability: "OB-COM-02",
+        clients.CapabilitiesAsText: "OB-COM-02",
         clients.StaleAdvertisement: "OB-COM-04",
         clients.NegativeCache: "OB-COM-05",
         clients.UnflushedBuffer: "OB-COM-06",
@@ -39,6 +40,8 @@ break_with(
         clients.OrphanedTask: "OB-COM-11",
         clients.LeakingVendorError: "OB-COM-12",
         clients.SwallowedCancellation: "OB-COM-14",
+        clients.DefaultOnCancellation: "OB-COM-14",
+        clients.DeletedAnyway: "OB-COM-14",
         clients.CrossedReply: "OB-COM-15 MT-15",
         clients.SharedCursor: "OB-COM-18 OB-COM-15 MT-14",
         clients.CoercedKey: "OB-COM-19",
@@ -46,6 +49,9 @@ break_with(
         clients.TruncatedKey: "OB-COM-21",
         clients.BlockingCall: "OB-COM-23",
         clients.PrintedPassword: "OB-COM-24",
+        clients.CrashedWorker: "OB-COM-25",
+        clients.CancelsItsCaller: "OB-COM-26",
+        clients.ForgottenTimer: "OB-COM-26",
     },
 )
 

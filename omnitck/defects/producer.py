@@ -23,6 +23,7 @@ break_with(
     MemoryProducer,
     {
         clients.UnknownCapability: "PRD-COM-02",
+        clients.CapabilitiesAsText: "PRD-COM-02",
         clients.StaleAdvertisement: "PRD-COM-04",
         clients.UnflushedBuffer: "PRD-COM-06 PRD-17",
         clients.DoubleRelease: "PRD-COM-07",
@@ -32,12 +33,16 @@ break_with(
         clients.OrphanedTask: "PRD-COM-11",
         clients.LeakingVendorError: "PRD-COM-12 PRD-13",
         clients.SwallowedCancellation: "PRD-COM-14",
+        clients.DefaultOnCancellation: "PRD-COM-14",
         clients.SharedCursor: "PRD-COM-15 PRD-COM-18 MT-14",
         clients.CoercedKey: "PRD-COM-19",
         clients.NormalisedKey: "PRD-COM-20",
         clients.TruncatedKey: "PRD-COM-21",
         clients.BlockingCall: "PRD-COM-23",
         clients.PrintedPassword: "PRD-COM-24",
+        clients.CrashedWorker: "PRD-COM-25",
+        clients.CancelsItsCaller: "PRD-COM-26",
+        clients.ForgottenTimer: "PRD-COM-26",
     },
 )
 

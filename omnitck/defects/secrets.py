@@ -32,6 +32,7 @@ break_with(
     MemorySecrets,
     {
         clients.UnknownCapability: "SE-COM-02",
+        clients.CapabilitiesAsText: "SE-COM-02",
         clients.StaleAdvertisement: "SE-COM-04",
         clients.UnflushedBuffer: "SE-COM-06",
         clients.DoubleRelease: "SE-COM-07",
@@ -43,6 +44,8 @@ break_with(
         clients.LeakingVendorError: "SE-COM-12 SE-16",
         clients.NoCause: "SE-COM-12",
         clients.SwallowedCancellation: "SE-COM-14",
+        clients.DefaultOnCancellation: "SE-COM-14",
+        clients.DeletedAnyway: "SE-COM-14",
         clients.CrossedReply: "SE-COM-15 MT-15",
         clients.SharedCursor: "SE-COM-18 SE-COM-15 SE-03 MT-14",
         clients.CoercedKey: "SE-COM-19",
@@ -51,6 +54,9 @@ break_with(
         clients.TruncatedValue: "SE-COM-22 SE-20",
         clients.BlockingCall: "SE-COM-23",
         clients.PrintedPassword: "SE-COM-24",
+        clients.CrashedWorker: "SE-COM-25",
+        clients.CancelsItsCaller: "SE-COM-26",
+        clients.ForgottenTimer: "SE-COM-26",
     },
 )
 
@@ -116,7 +122,7 @@ class CacheOutlivesClose(MemorySecrets):
         return await super().get(name, version=version)
 
 
-@breaks("SE-COM-13", "SE-02")
+@breaks("SE-COM-13")
 class NamelessError(MemorySecrets):
     """ "secret does not exist", but which?"""
 

@@ -6,18 +6,23 @@ a request was sent and its reply not yet read. Timers hit such a point by luck; 
 """
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 
-from omnitck.kit.concurrency import Call
+from omnitck.kit.concurrency import Call, cancel_natively
 
-__all__ = ["Interrupted", "cancel_at", "sweep"]
+__all__ = ["MOST_STEPS", "Interrupted", "cancel_at", "sweep"]
 
 MOST_STEPS = 16
 """Suspension points tried for one operation: beyond, real clients only repeat themselves."""
+
+CALLERS = tuple(f"omnitck.{package}." for package in ("kit", "instruments", "common", "primitives", "messaging", "policies"))
+"""Modules that call providers. An operation of theirs may be several calls, as `async with` and `async for` are."""
 
 
 @dataclass(slots=True)
@@ -32,6 +37,8 @@ class Interrupted:
     """`cancelled`, `returned`, `raised`, or `running` if it had not ended after the time it was given."""
     value: object = None
     error: BaseException | None = None
+    waited: bool = False
+    """Whether the call of the provider that was cancelled waited again: then it had no result when the cancellation came."""
 
 
 class Stepped:
@@ -42,6 +49,7 @@ class Stepped:
         self._at = at
         self.steps = 0
         self.delivered = False
+        self.waited = False
         self.cancel: Callable[[], object] = lambda: None
 
     async def _run(self) -> object:
@@ -51,6 +59,7 @@ class Stepped:
         coroutine = self._run()
         resume: Callable[[Any], Any] = coroutine.send
         sent: Any = None
+        cancelled: object = None
         while True:
             try:
                 yielded = resume(sent)
@@ -58,7 +67,10 @@ class Stepped:
                 return stop.value
             if self.steps == self._at:
                 self.delivered = True
+                cancelled = _call_under_way(coroutine)
                 self.cancel()
+            elif self.delivered and _call_under_way(coroutine) is cancelled:
+                self.waited = True
             self.steps += 1
             try:
                 sent = yield yielded
@@ -66,6 +78,15 @@ class Stepped:
             except BaseException as error:
                 sent = error
                 resume = coroutine.throw
+
+
+def _call_under_way(coroutine: object) -> object:
+    """The call of a provider that *coroutine* waits in: what the innermost of the kit's own frames awaits."""
+    while inspect.iscoroutine(coroutine) and coroutine.cr_frame is not None:
+        if not coroutine.cr_frame.f_globals.get("__name__", "").startswith(CALLERS):
+            break
+        coroutine = coroutine.cr_await
+    return coroutine
 
 
 async def cancel_at(call: Call[object], step: int, *, within: float = 2.0) -> Interrupted:
@@ -86,7 +107,7 @@ async def _in_task(stepped: Stepped, step: int, within: float) -> Interrupted:
         return await stepped
 
     task = asyncio.ensure_future(run())
-    stepped.cancel = task.cancel
+    stepped.cancel = partial(cancel_natively, task)
     try:
         await asyncio.wait([task], timeout=within)
         ended = task.done()
@@ -94,17 +115,16 @@ async def _in_task(stepped: Stepped, step: int, within: float) -> Interrupted:
         # More than once: the operation may have swallowed a cancellation, and must not outlive the rule.
         for _ in range(3):
             if not task.done():
-                task.cancel()
+                cancel_natively(task)
                 await asyncio.wait([task], timeout=0.2)
+    interrupted = Interrupted(step, stepped.delivered, "cancelled", waited=stepped.waited)
     if not ended or not task.done():
-        return Interrupted(step, stepped.delivered, "running")
-    if task.cancelled():
-        return Interrupted(step, stepped.delivered, "cancelled")
-
-    error = task.exception()
-    if error is not None:
-        return Interrupted(step, stepped.delivered, "raised", error=error)
-    return Interrupted(step, stepped.delivered, "returned", value=task.result())
+        interrupted.ended = "running"
+    elif not task.cancelled():
+        interrupted.error = task.exception()
+        interrupted.ended = "raised" if interrupted.error is not None else "returned"
+        interrupted.value = None if interrupted.error is not None else task.result()
+    return interrupted
 
 
 async def _in_scope(stepped: Stepped, step: int, within: float) -> Interrupted:
@@ -120,6 +140,7 @@ async def _in_scope(stepped: Stepped, step: int, within: float) -> Interrupted:
             interrupted.error = error
             interrupted.ended = "raised"
     interrupted.delivered = stepped.delivered
+    interrupted.waited = stepped.waited
     if anyio.current_time() - began > within:
         interrupted.ended = "running"
     return interrupted

@@ -1,11 +1,18 @@
-"""A TCP proxy that does to a client's connections what networks do."""
+"""A TCP proxy that does to a client's connections what networks do.
 
+It runs in a thread of its own, as a network goes on whatever a client does: one that blocks its event loop while it connects
+would wait for ever for a proxy in the same loop.
+"""
+
+import asyncio
 import contextlib
 import enum
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeAlias
 
@@ -40,10 +47,10 @@ class _Link:
 
 
 class FaultProxy:
-    """Forward 127.0.0.1:*a free port* to *host*:*port*, and fail on demand. Open and close it in one and the same task.
+    """Forward 127.0.0.1:*a free port* to *host*:*port*, and fail on demand.
 
     The faults are plain calls that hold from the moment they return. They replace each other. Closing resets what is
-    still connected. A server that cannot be reached resets the client, which has then been accepted already.
+    still connected, and ends the thread. A server that cannot be reached resets the client, which has then been accepted already.
     """
 
     latency: float
@@ -61,6 +68,10 @@ class FaultProxy:
         self._mode = _Mode.PASS
         self._links: set[_Link] = set()
         self._listener: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._opened: Future[asyncio.AbstractEventLoop] = Future()
+        """The loop of the thread, once it runs."""
+        self._tasks: anyio.abc.TaskGroup
 
     @property
     def address(self) -> tuple[str, int]:
@@ -72,38 +83,83 @@ class FaultProxy:
 
     def black_hole(self) -> None:
         """Let connections stay open and new ones be accepted, but nothing pass, not even that a peer has closed."""
-        self._mode = _Mode.BLACK_HOLE
+        self._change(_Mode.BLACK_HOLE, lambda link: False)
 
     def cut(self) -> None:
         """Reset every connection, and each new one as soon as it is accepted. The port stays taken."""
-        self._mode = _Mode.CUT
-        for link in self._links:
-            link.scope.cancel()
+        self._change(_Mode.CUT, lambda link: True)
 
     def heal(self) -> None:
         """End `black_hole` or `cut`. Connections on which a black hole has lost something are reset; others go on."""
-        self._mode = _Mode.PASS
-        for link in self._links:
-            if link.torn:
-                link.scope.cancel()
+        self._change(_Mode.PASS, lambda link: link.torn)
+
+    def _change(self, mode: _Mode, resets: Callable[[_Link], bool]) -> None:
+        """Be in *mode*, and reset the connections that it *resets*, by the time at which this returns."""
+
+        def change() -> None:
+            self._mode = mode
+            for link in self._links:
+                if resets(link):
+                    link.scope.cancel()
+
+        self._in_thread(change)
+
+    def _in_thread(self, work: Callable[[], object]) -> None:
+        """Do *work* between two steps of the proxy, so that none is half done, and wait until it is done."""
+        done: Future[None] = Future()
+
+        def do() -> None:
+            try:
+                work()
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
+
+        if self._thread is None:
+            do()
+        else:
+            self._opened.result().call_soon_threadsafe(do)
+        done.result()
 
     async def __aenter__(self) -> Self:
+        # Nothing here waits for more than a thread to start, so that no cancellation comes between.
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._listener.setblocking(False)
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._accept, self._listener)
+        try:
+            self._opened = Future()
+            thread = threading.Thread(target=self._run, args=(self._listener,), name="omnitck fault proxy", daemon=True)
+            thread.start()
+            self._opened.result()
+        except BaseException:
+            self._listener.close()
+            self._listener = None
+            raise
+        self._thread = thread
         return self
 
     async def __aexit__(self, *failure: object) -> None:
+        assert self._thread is not None
         assert self._listener is not None
-        self._tasks.cancel_scope.cancel()
         try:
-            # Told of the failure of a test, the task group would wrap it in an exception group.
-            await self._tasks.__aexit__(None, None, None)
+            self._in_thread(lambda: self._tasks.cancel_scope.cancel())
         finally:
+            self._thread.join()
+            self._thread = None
             self._listener.close()
             self._listener = None
+
+    def _run(self, listener: socket.socket) -> None:
+        try:
+            anyio.run(self._work, listener, backend="asyncio")
+        except BaseException as error:
+            if self._opened.done():
+                raise
+            self._opened.set_exception(error)
+
+    async def _work(self, listener: socket.socket) -> None:
+        async with anyio.create_task_group() as self._tasks:
+            self._opened.set_result(asyncio.get_running_loop())
+            await self._accept(listener)
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:

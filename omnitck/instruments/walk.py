@@ -11,12 +11,28 @@ from typing import Any
 
 from omnitck.kit.concurrency import attempt
 from omnitck.kit.text import describe
-from omnitck.shared.exceptions import UnavailableError
+from omnitck.shared.exceptions import InvalidArgumentError, TCKError, UnavailableError
 
-__all__ = ["WALK_NAMES", "Divergence", "Move", "Name", "Refine", "Step", "Version", "VersionOf", "other", "random_steps", "walk"]
+__all__ = [
+    "NEVER_GIVEN",
+    "WALK_NAMES",
+    "Divergence",
+    "Move",
+    "Name",
+    "Refine",
+    "Step",
+    "Version",
+    "VersionOf",
+    "other",
+    "random_steps",
+    "walk",
+]
 
 WALK_NAMES = 3
 """So few that steps meet on them."""
+
+NEVER_GIVEN = "987654321987654321"
+"""The version of a name of which none was seen: a number, for who reads it as one, that no counter and no clock gives out."""
 
 MOST_SHRINKING = 200
 """Replays spent on shortening one divergence."""
@@ -93,6 +109,29 @@ def random_steps(
     return steps
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one call."""
+
+    shown: str
+    """In words that two providers share."""
+    error: BaseException | None = None
+    guessed: bool = False
+    """Whether the call had a version in it that nobody gave out, which may be malformed to one provider and stale to another."""
+
+    def agrees(self, model: "_Outcome") -> bool:
+        """Whether it is what became of the same call on the *model*; an error may be of a subclass, as everywhere."""
+        if model.error is None or self.error is None:
+            return self.shown == model.shown
+        return isinstance(self.error, _kind(model.error)) or (self.guessed and isinstance(self.error, InvalidArgumentError))
+
+
+def _kind(error: BaseException) -> type[BaseException]:
+    """The nearest class of *error* that the standard knows; its own, if it knows none."""
+    own = type(error)
+    return next((each for each in own.__mro__ if each.__module__ == TCKError.__module__), own)
+
+
 @dataclass(slots=True)
 class _Replay:
     """One provider on its way, with what its names and versions stand for."""
@@ -102,26 +141,30 @@ class _Replay:
     refine: Refine
     version_of: VersionOf
     versions: dict[int, str] = field(default_factory=dict)
+    guessed: bool = False
+    """See `_Outcome`."""
 
-    async def take(self, step: Step) -> str:
-        """Make the call; what became of it, in words that two providers share."""
+    async def take(self, step: Step) -> _Outcome:
+        """Make the call; what became of it."""
+        self.guessed = False
         arguments = [self._real(each) for each in step.arguments]
         keywords = {key: self._real(each) for key, each in step.keywords.items()}
         tried = await attempt(lambda: _call(self.provider, step.method, arguments, keywords))
         if isinstance(tried.error, UnavailableError):
             raise tried.error
         if tried.error is not None:
-            return f"raises {type(tried.error).__name__}"
+            return _Outcome(f"raises {_kind(tried.error).__name__}", tried.error, self.guessed)
 
         self._remember(step, tried.value)
-        return describe(self._neutral(self.refine(step, tried.value)))
+        return _Outcome(describe(self._neutral(self.refine(step, tried.value))))
 
     def _real(self, value: object) -> object:
         """*value* with its placeholders replaced."""
         if isinstance(value, Name):
             return self.names[value.number]
         if isinstance(value, Version):
-            return self.versions.get(value.number, "0")
+            self.guessed = self.guessed or value.number not in self.versions
+            return self.versions.get(value.number, NEVER_GIVEN)
         if isinstance(value, list | tuple):
             return [self._real(each) for each in value]
         if isinstance(value, dict):
@@ -184,8 +227,8 @@ async def walk(
         tested, reference = (_Replay(each, fresh, refine, version_of) for each in (provider(), model()))
         for number, step in enumerate(path):
             expected, observed = await reference.take(step), await tested.take(step)
-            if expected != observed:
-                return number, expected, observed
+            if not observed.agrees(expected):
+                return number, expected.shown, observed.shown
         return None
 
     found = await disagreement(steps)

@@ -5,23 +5,35 @@ after its handler has said so: every other end of a handler, its death included,
 """
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from omnitck.common.clients import Lifecycle
 from omnitck.instruments.history.queues import Order
-from omnitck.kit.clients import raw
+from omnitck.kit.clients import Hung, raw
 from omnitck.kit.concurrency import Call, attempt, gather, together
 from omnitck.kit.definition import Definition, Operation
+from omnitck.kit.outcomes import Violation
 from omnitck.kit.rules import rule
 from omnitck.kit.text import describe
 from omnitck.kit.trial import Plain, Trial
-from omnitck.messaging.topics import TOPIC_HOOKS, Act, Inbox, MessagingRules, MessagingTrial, TopicCells, Traffic, Worker
+from omnitck.messaging.topics import (
+    ROUNDING_SECONDS,
+    TOPIC_HOOKS,
+    Act,
+    Inbox,
+    MessagingRules,
+    MessagingTrial,
+    TopicCells,
+    Traffic,
+    Worker,
+)
 from omnitck.shared.exceptions import InvalidArgumentError
 from omnitck.shared.models import ConsumedMessage, MessageLimits, ProcessingOutcome
 
@@ -172,11 +184,12 @@ async def _payloads(inbox: Inbox) -> AsyncGenerator[object, None]:
         yield message.payload
 
 
-async def _listen(provider: Any, name: str, handler: Any = _succeed, **options: object) -> None:
-    """Subscribe; what comes back differs from call to call."""
+async def _listen(provider: Any, name: str, handler: Any = _succeed, **options: object) -> type:
+    """Subscribe, for a moment; the type of what comes back, which itself differs from call to call."""
     subscription = await provider.subscribe(name, handler, **options)
     if hasattr(subscription, "stop"):
         await subscription.stop()
+    return type(raw(subscription))
 
 
 class ConsumerCells(TopicCells):
@@ -240,8 +253,14 @@ class ConsumerCells(TopicCells):
             yield payloads
 
 
+LOOKS = 3
+"""How often a rule looks that finds that a message which had succeeded came once more."""
+
+
 class ConsumerTrial(MessagingTrial[FullConsumer]):
     """The words of the rules of `ConsumerContract`."""
+
+    may_repeat = True
 
     @property
     def subscribes(self) -> bool:
@@ -297,7 +316,7 @@ class ConsumerTrial(MessagingTrial[FullConsumer]):
     ) -> Worker:
         """A worker that is subscribed to *topic*; the number of its *client* stands in *traffic*, if there is any."""
         await self.need_topic(consumer, topic)
-        worker = Worker(self, act, traffic=traffic, client=client)
+        worker = Worker(self, act, queue=(topic, options.get("group")), traffic=traffic, client=client)
         worker.subscription = await consumer.subscribe(topic, worker, **options)
         return worker
 
@@ -310,6 +329,24 @@ class ConsumerTrial(MessagingTrial[FullConsumer]):
 
         self.session.afterwards.append(release)
         return gate
+
+    async def unrepeated(self, look: Call[None]) -> None:
+        """Make a *look*, which takes topics of its own, again if it fails and a message came once more that had succeeded.
+
+        CON-24 allows for a few of them, which may come anywhere; what brings them always is found each time.
+        """
+        for _ in range(LOOKS - 1):
+            repeated, failed = self.repeated, len(self.session.violations)
+            try:
+                await look()
+            except Violation as violation:
+                if self.repeated == repeated or isinstance(violation, Hung):
+                    raise
+            else:
+                if self.repeated == repeated or len(self.session.violations) == failed:
+                    return
+            del self.session.violations[failed:]
+        await look()
 
     def attempts(self, wanted: int) -> int:
         """The smallest `max_attempts` from *wanted* on that the provider keeps."""
@@ -337,6 +374,9 @@ class ConsumerTrial(MessagingTrial[FullConsumer]):
 
     async def check_again(self, first: Call[object], given: str) -> None:
         """After *first* a message comes again, and others come too."""
+        await self.unrepeated(partial(self._check_again, first, given))
+
+    async def _check_again(self, first: Call[object], given: str) -> None:
         consumer = await self.connect()
         topic = self.key()
 
@@ -351,6 +391,32 @@ class ConsumerTrial(MessagingTrial[FullConsumer]):
             await self.send(consumer, topic, b"%d" % number)
         await worker.expect(5, f"three messages after {given}")
         self.check_listing(map(bytes.decode, worker.payloads()[2:]), "012", f"three messages after {given}")
+
+    async def check_attempts(self, consumer: FullConsumer, most: int) -> None:
+        """A message that never succeeds comes *most* times, and others come too."""
+        topic = self.key()
+        worker = await self.consume(consumer, topic, _refuse_poison, max_attempts=most)
+        await self.send(consumer, topic, b"poison")
+        for number in range(3):
+            await self.send(consumer, topic, b"%d" % number)
+        await worker.until(lambda: len(worker.ended) >= most + 3, redeliveries=most)
+        self.same(worker.payloads().count(b"poison"), most, given=f"deliveries of a message with max_attempts={most}")
+        self.same(sorted(set(worker.payloads())), [b"0", b"1", b"2", b"poison"], given="the payloads that came")
+        await self.check_over(consumer, topic, worker, most + 3, "a message that was given up")
+
+    async def check_kept(self, consumer: FullConsumer, before: int) -> None:
+        """What is published once a subscription was stopped that got *before* messages comes to the next one."""
+        topic, given = self.key(), "5 messages that were published while nobody listened"
+        worker = await self.consume(consumer, topic)
+        for _ in range(before):
+            await self.send(consumer, topic, b"before")
+        await worker.expect(before, "one message")
+        await worker.subscription.stop()
+        for number in range(5):
+            await self.send(consumer, topic, b"%d" % number)
+        second = await self.consume(consumer, topic)
+        await second.expect(5, given)
+        self.check_listing(map(bytes.decode, second.payloads()), "01234", given)
 
     async def check_dead_letter(self, outcome: ProcessingOutcome, deliveries: int) -> None:
         consumer = await self.connect()
@@ -369,6 +435,19 @@ class ConsumerTrial(MessagingTrial[FullConsumer]):
         await self.check_over(consumer, dead, letters, 1, "one dead letter")
         await self.check_over(consumer, topic, worker, deliveries, "a message that is a dead letter")
         self.same(worker.payloads().count(sent[0]), deliveries, given=f"deliveries of a message answered with {outcome.name}")
+
+
+Body = TypeVar("Body", bound=Callable[[Any, ConsumerTrial], Awaitable[None]])
+
+
+def looks_again(body: Body) -> Body:
+    """Make a rule one that a stray repetition does not fail: see `ConsumerTrial.unrepeated`."""
+
+    @functools.wraps(body)
+    async def look(self: Any, t: ConsumerTrial) -> None:
+        await t.unrepeated(partial(body, self, t))
+
+    return look  # type: ignore[return-value]
 
 
 class ConsumerContract(MessagingRules):
@@ -441,15 +520,19 @@ class ConsumerContract(MessagingRules):
         """
         consumer = await t.connect()
 
-        async def one() -> int:
+        async def one() -> bool:
             topic = t.key()
             worker = await t.consume(consumer, topic)
             await t.send(consumer, topic, b"right after")
-            await worker.until(lambda: bool(worker.messages))
-            return len(worker.messages)
+            return await worker.until(lambda: bool(worker.messages))
 
         came = await gather(one for _ in range(10))
-        t.same(came, [1] * 10, given="deliveries of one message on each of 10 topics, published right after subscribe")
+        t.check(
+            all(came),
+            given="one message on each of 10 topics, published right after subscribe",
+            expected="each is delivered",
+            observed=Plain(f"{came.count(False)} are not"),
+        )
 
     # Acknowledgement
 
@@ -470,6 +553,7 @@ class ConsumerContract(MessagingRules):
         t.check_message(second.messages[0], (b"unfinished", "key", {"h": "v"}), "what the other consumer got")
 
     @rule("CON-04", "shared", "lifecycle", deadline=30)
+    @looks_again
     async def test_con_04_what_succeeded_does_not_come_again(self, t: ConsumerTrial) -> None:
         """After SUCCESS a message is not delivered again, neither to its consumer nor to one that comes later.
 
@@ -487,6 +571,7 @@ class ConsumerContract(MessagingRules):
         await t.check_over(other, topic, second, 0, "a message that succeeded, and a consumer that came later")
 
     @rule("CON-05")
+    @looks_again
     async def test_con_05_retry_delivers_the_same_again(self, t: ConsumerTrial) -> None:
         """After RETRY the same message comes again: payload, key and headers.
 
@@ -546,17 +631,10 @@ class ConsumerContract(MessagingRules):
         consumer = await t.connect()
         for most in sorted({t.attempts(1), t.attempts(2), t.attempts(3)}):
             with t.case(f"max_attempts={most}"):
-                topic = t.key()
-                worker = await t.consume(consumer, topic, _refuse_poison, max_attempts=most)
-                await t.send(consumer, topic, b"poison")
-                for number in range(3):
-                    await t.send(consumer, topic, b"%d" % number)
-                await worker.until(lambda w=worker, n=most + 3: len(w.ended) >= n, redeliveries=most)  # type: ignore[misc]
-                t.same(worker.payloads().count(b"poison"), most, given=f"deliveries of a message with max_attempts={most}")
-                t.same(sorted(set(worker.payloads())), [b"0", b"1", b"2", b"poison"], given="the payloads that came")
-                await t.check_over(consumer, topic, worker, most + 3, "a message that was given up")
+                await t.unrepeated(partial(t.check_attempts, consumer, most))
 
     @rule("CON-10")
+    @looks_again
     async def test_con_10_fail_gives_up_at_once(self, t: ConsumerTrial) -> None:
         """FAIL ends a message after one delivery, whatever `max_attempts` is.
 
@@ -578,6 +656,7 @@ class ConsumerContract(MessagingRules):
     # dead_letter
 
     @rule("CON-11", "dead_letter")
+    @looks_again
     async def test_con_11_what_is_given_up_becomes_a_dead_letter(self, t: ConsumerTrial) -> None:
         """A message that was tried `max_attempts` times is in the dead-letter topic, once, as it was published.
 
@@ -586,6 +665,7 @@ class ConsumerContract(MessagingRules):
         await t.check_dead_letter(RETRY, t.attempts(2))
 
     @rule("CON-12", "dead_letter")
+    @looks_again
     async def test_con_12_what_fails_becomes_a_dead_letter(self, t: ConsumerTrial) -> None:
         """A message that its handler fails is in the dead-letter topic after one delivery, once, as it was published.
 
@@ -630,7 +710,7 @@ class ConsumerContract(MessagingRules):
         workers = [await t.consume(each, topic, traffic=traffic, client=number) for number, each in enumerate(clients)]
         for number in range(100):
             await traffic.publish(t, clients[0], topic, f"m-{number}", f"k{number % 5}")
-        await workers[0].until(lambda: sum(len(each.ended) for each in workers) >= 100)
+        await workers[0].until(lambda: len({id for each in workers for id in each.handled()}) >= 100)
         t.check_history(traffic, most_repeated=2)
 
     @rule("CON-15", "fan_out")
@@ -645,8 +725,10 @@ class ConsumerContract(MessagingRules):
         for number in range(20):
             await t.send(consumer, topic, b"%d" % number)
         for worker in workers:
-            await worker.expect(20, "20 messages, to each of two groups")
-            t.check_listing(map(bytes.decode, worker.payloads()), map(str, range(20)), "20 messages, to each of two groups")
+            await worker.until(lambda w=worker: len(set(w.payloads())) >= 20)  # type: ignore[misc]
+            t.check_listing(
+                map(bytes.decode, dict.fromkeys(worker.payloads())), map(str, range(20)), "20 messages, to each of two groups"
+            )
 
     @rule("CON-16", "concurrency")
     async def test_con_16_as_many_handlers_run_as_wanted(self, t: ConsumerTrial) -> None:
@@ -694,10 +776,11 @@ class ConsumerContract(MessagingRules):
             for key in range(5):
                 await traffic.publish(t, consumer, topic, f"m-{key}-{number}", f"k{key}")
         free.set()
-        await worker.until(lambda: len(worker.ended) >= 100)
+        await worker.until(lambda: len(set(worker.handled())) >= 100)
         t.check_history(traffic, order=Order.STRICT)
 
     @rule("CON-18", "ordering_by_key")
+    @looks_again
     async def test_con_18_a_message_that_is_retried_holds_its_key(self, t: ConsumerTrial) -> None:
         """While a message is tried again, those of its key that follow wait, and other keys go on.
 
@@ -734,17 +817,18 @@ class ConsumerContract(MessagingRules):
             for count in (5, 6):
                 await t.wait(delay)
                 await worker.until(lambda n=count: len(worker.messages) >= n)  # type: ignore[misc]
-        await worker.until(lambda: len(worker.ended) >= 8, redeliveries=2)
+        await worker.until(lambda: len(set(worker.handled())) >= 6, redeliveries=2)
         t.check_history(traffic, order=Order.STRICT)
 
     # stopping
 
     @rule("CON-19", "stopping", deadline=60)
+    @looks_again
     async def test_con_19_stopping_leaves_the_rest(self, t: ConsumerTrial) -> None:
         """After `stop` no handler starts, those that ran were acknowledged, and every other message waits for the next consumer.
 
-        50 messages, stopped while the fifth is handled. Catches messages that were fetched ahead, and are lost or acknowledged
-        with the others, and `stop` that does not wait.
+        50 messages, stopped while the fifth is handled. What was fetched ahead may be held until `redeliver` is over. Catches
+        messages that were fetched ahead, and are lost or acknowledged with the others, and `stop` that does not wait.
         """
         consumer = await t.connect()
         topic, free = t.key(), t.gate()
@@ -771,12 +855,13 @@ class ConsumerContract(MessagingRules):
         handled = worker.payloads()
         t.same(stopping.result(), len(handled), given="handlers that have ended once stop has returned, and all that have begun")
         second = await t.consume(consumer, topic)
-        await second.until(lambda: len(second.messages) >= 50 - len(handled))
+        rest = {b"%d" % number for number in range(50)} - set(handled)
+        await second.until(lambda: rest <= set(second.payloads()), redeliveries=1)
         t.same(worker.payloads(), handled, given="the payloads of the stopped subscription, later")
         t.check_listing(
-            map(bytes.decode, handled + second.payloads()),
-            map(str, range(50)),
-            "50 messages, to a consumer that stops and the next",
+            map(bytes.decode, dict.fromkeys(second.payloads())),
+            map(bytes.decode, rest),
+            "50 messages, to a consumer that stops and the next: what comes to that",
         )
 
     @rule("CON-20", "stopping")
@@ -803,20 +888,9 @@ class ConsumerContract(MessagingRules):
         Catches a queue that ends with its consumer, the offset "latest", and a stopped loop that still takes a message.
         """
         consumer = await t.connect()
-        given = "5 messages that were published while nobody listened"
         for before in range(2):
             with t.case(f"a subscription that got {before} messages before it was stopped"):
-                topic = t.key()
-                worker = await t.consume(consumer, topic)
-                for _ in range(before):
-                    await t.send(consumer, topic, b"before")
-                await worker.expect(before, "one message")
-                await worker.subscription.stop()
-                for number in range(5):
-                    await t.send(consumer, topic, b"%d" % number)
-                second = await t.consume(consumer, topic)
-                await second.expect(5, given)
-                t.check_listing(map(bytes.decode, second.payloads()), "01234", given)
+                await t.unrepeated(partial(t.check_kept, consumer, before))
 
     # Going on
 
@@ -842,6 +916,7 @@ class ConsumerContract(MessagingRules):
             await worker.expect(10, "5 messages after a subscription of another topic was stopped")
 
     @rule("CON-23")
+    @looks_again
     async def test_con_23_a_handler_may_publish(self, t: ConsumerTrial) -> None:
         """A handler may publish, also to its own topic.
 
@@ -882,11 +957,11 @@ class ConsumerContract(MessagingRules):
     async def test_con_25_the_largest_message_survives(self, t: ConsumerTrial) -> None:
         """A message of exactly `value_bytes` bytes is delivered, and redelivered, intact; with `dead_letter`, buried so too.
 
-        Catches what is encoded once more each time.
+        Catches what is encoded once more each time. Of a limit above 16 MiB only so much is tried.
         """
         consumer = await t.connect()
         topic, dead = t.key(), t.key("dead")
-        size = t.numbers().value_bytes
+        size = t.largest()
         payload = (bytes(range(256)) * (size // 256 + 1))[:size]
 
         async def act(message: Any, number: int) -> object:
@@ -910,7 +985,8 @@ class ConsumerContract(MessagingRules):
     async def test_con_26_a_long_handler_keeps_its_message(self, t: ConsumerTrial) -> None:
         """A handler that takes 2.5 times the visibility is not run again elsewhere meanwhile.
 
-        Catches the lease that nobody extends.
+        A sentinel shows that messages come; one that was fetched ahead waits for its handler. Catches the lease that nobody
+        extends.
         """
         clients = await t.clients(2)
         topic, free = t.key(), t.gate()
@@ -921,12 +997,16 @@ class ConsumerContract(MessagingRules):
         for _ in range(5):
             await t.wait(visibility / 2)
         await t.send(clients[0], topic, b"sentinel")
-        await workers[0].until(lambda: sum(len(each.messages) for each in workers) >= 2)
-        came = [payload for each in workers for payload in each.payloads()]
-        free.set()
-        t.same(sorted(came), [b"long", b"sentinel"], given="deliveries while a handler takes 2.5 times the visibility")
+        for let_go in (False, True):
+            if let_go:
+                free.set()
+            await workers[0].until(lambda: any(b"sentinel" in each.payloads() for each in workers))
+            came = [payload for each in workers for payload in each.payloads()]
+            expected = [b"long", b"sentinel"] if let_go or b"sentinel" in came else [b"long"]
+            t.same(sorted(came), expected, given="deliveries while a handler takes 2.5 times the visibility")
 
     @rule("CON-27", "nack_redelivery")
+    @looks_again
     async def test_con_27_a_retry_comes_when_it_should(self, t: ConsumerTrial) -> None:
         """After RETRY a message comes again within `deliver`, and with `retry_delay` not before that.
 
@@ -957,7 +1037,7 @@ class ConsumerContract(MessagingRules):
         await later.expect(2, f"a message that asks for RETRY with retry_delay={delay:g}, {delay:g} s later")
         after = came[1] - came[0]
         t.check(
-            after >= delay - t.numbers().ttl_resolution,
+            after >= delay - t.numbers().ttl_resolution - ROUNDING_SECONDS,
             given=f"RETRY with retry_delay={delay:g}",
             expected="the message does not come earlier",
             observed=Plain(f"after {after:.3f} s"),
@@ -1000,6 +1080,7 @@ class ConsumerContract(MessagingRules):
     # batch_consume
 
     @rule("CON-29", "batch_consume")
+    @looks_again
     async def test_con_29_each_message_of_a_batch_has_its_outcome(self, t: ConsumerTrial) -> None:
         """Of a batch, what asks for RETRY comes again, what fails and what succeeds does not.
 

@@ -253,6 +253,12 @@ HEADERS: Mapping[str, Mapping[str, str]] = {
     "eight": {f"header-{number}": f"value {number}" for number in range(8)},
 }
 
+SHORTEST_TTL = 0.1
+"""Seconds that a message is given at least, where a provider declares that its clock is exact."""
+
+MOST_HEADERS = 1000
+"""Headers of a message beyond which no limit is looked for."""
+
 INJECTED: Mapping[str, Mapping[str, str]] = {
     "a line end in a value": {"x": "1\r\nx-admin: yes"},
     "a line feed in a value": {"x": "1\nx-admin: yes"},
@@ -378,23 +384,26 @@ class ProducerContract(MessagingRules):
     async def test_prd_06_the_largest_payload_arrives(self, t: ProducerTrial) -> None:
         """A payload of exactly `value_bytes`, with as many headers as `headers` says, arrives whole.
 
-        Catches base64 that was not counted, and a frame that is cut.
+        Catches base64 that was not counted, and a frame that is cut. Of limits above 16 MiB and 1000 headers only so much is
+        tried.
         """
         producer = await t.connect()
-        numbers = t.numbers()
-        payload = t.token(numbers.value_bytes)[: numbers.value_bytes].encode()
-        headers = {f"header-{number}": "value" for number in range(numbers.headers)}
+        size = t.largest()
+        payload = t.token(size)[:size].encode()
+        headers = {f"header-{number}": "value" for number in range(min(t.numbers().headers, MOST_HEADERS))}
         await t.check_arrival(producer, payload, "k" * 128, headers)
 
     @rule("PRD-07", "limits")
     async def test_prd_07_a_larger_payload_is_refused(self, t: ProducerTrial) -> None:
         """A payload of one byte more than `value_bytes` raises `TooLargeError`, delivers nothing, and the next `publish` works.
 
-        Catches a broker that closes the channel, and a client that stays dead with it.
+        Catches a broker that closes the channel, and a client that stays dead with it. A limit above 16 MiB is not tried.
         """
         producer = await t.connect()
         inbox = await t.inbox(producer, t.key())
         size = t.numbers().value_bytes + 1
+        if size > t.largest() + 1:
+            t.not_provoked(f"a payload of {size} bytes is too much to try")
         await t.refused(
             lambda: producer.publish(inbox.topic, bytes(size)), TooLargeError, given=f"publish of a payload of {size} bytes"
         )
@@ -513,8 +522,9 @@ class ProducerContract(MessagingRules):
         """
         if not t.has("unreachable_provider"):
             t.not_provoked("the suite has no unreachable_provider")
-        producer = await t.session.connect({}, "unreachable_provider")
-        tried = await attempt(lambda: producer.publish(t.key(), b"payload"))
+        connected = await t.unreachable()
+        producer: Any = connected.value
+        tried = connected if connected.error else await attempt(lambda: producer.publish(t.key(), b"payload"))
         t.check(
             isinstance(tried.error, PublishError) and tried.error.__cause__ is not None,
             given="publish without a broker",
@@ -677,15 +687,23 @@ class ProducerContract(MessagingRules):
     async def test_prd_20_a_bad_message_fails_alone(self, t: ProducerTrial) -> None:
         """A message that cannot be published has its error in its own result, and the others arrive; with `atomic_batch`, none.
 
-        Catches the list of failures in a reply whose status is 200, which nobody reads.
+        Catches the list of failures in a reply whose status is 200, which nobody reads. What cannot be published is what `limits`
+        or `validation` refuses: a payload that is too large, or text.
         """
         producer = await t.connect()
+        size = t.numbers().value_bytes + 1
+        if "limits" in t.declared and size <= t.largest() + 1:
+            bad: Any = bytes(size)
+        elif "validation" in t.declared:
+            bad = "text"
+        else:
+            t.not_provoked("no message must be refused: neither `validation` nor `limits` below 16 MiB is declared")
         inbox = await t.inbox(producer, t.key())
-        payloads: list[Any] = [b"0", b"1", bytes(t.numbers().value_bytes + 1), b"3", b"4"]
+        payloads: list[Any] = [b"0", b"1", bad, b"3", b"4"]
         results = list(await producer.publish_many(inbox.topic, [OutgoingMessage(each) for each in payloads]))
         came = sorted(each.payload for each in await inbox.rest(producer))
         good = [] if "atomic_batch" in t.declared else [b"0", b"1", b"3", b"4"]
-        t.same(came, good, given="the payloads after publish_many of five, of which the third is too large")
+        t.same(came, good, given="the payloads after publish_many of five, of which the third cannot be published")
         failed = [isinstance(each.error, TCKError) for each in results]
         t.same(
             failed,
@@ -729,7 +747,7 @@ class ProducerContract(MessagingRules):
             await transaction.publish(inbox.topic, b"1")
             await transaction.publish(inbox.topic, b"2")
             t.check_nothing(await inbox.rest(producer), "messages of a transaction that goes on")
-        t.same([each.payload for each in await inbox.rest(producer)], [b"1", b"2"], given="the payloads of a transaction")
+        t.same(sorted(each.payload for each in await inbox.rest(producer)), [b"1", b"2"], given="the payloads of a transaction")
 
         error = LookupError("raised in the body")
         tried = await attempt(partial(t.publish_and_raise, producer, inbox.topic, error))
@@ -754,11 +772,12 @@ class ProducerContract(MessagingRules):
     async def test_prd_23_an_old_message_is_not_delivered(self, t: ProducerTrial) -> None:
         """A message that nobody took within its `ttl` is not delivered any more, and one with a longer ttl is.
 
-        Catches seconds that are taken for milliseconds.
+        Catches seconds that are taken for milliseconds. Nobody may take messages meanwhile, so a provider whose own subscriptions
+        cannot be stopped does not show it.
         """
         producer = await t.connect()
         topic = t.key()
-        ttl = max(t.numbers().min_ttl, t.numbers().ttl_resolution)
+        ttl = max(t.numbers().min_ttl, t.numbers().ttl_resolution, SHORTEST_TTL)
         inbox = await t.inbox(producer, topic)
         await inbox.pause()
         await producer.publish(topic, b"short", ttl=ttl)
@@ -775,14 +794,15 @@ class ProducerContract(MessagingRules):
 
     @rule("PRD-24", "strict_topics")
     async def test_prd_24_an_unknown_topic_is_an_error(self, t: ProducerTrial) -> None:
-        """`publish` to a topic that nobody made raises `TopicNotFoundError`, which names it; making the client does not.
+        """`publish` to a topic that nobody made raises `TopicNotFoundError`; making the client does not.
 
-        Catches RabbitMQ without `mandatory`, which confirms a message that goes nowhere.
+        With `validation` the error names the topic. Catches RabbitMQ without `mandatory`, which confirms a message that goes
+        nowhere.
         """
         producer = await t.connect()
         topic = t.key("unknown")
         error = await t.refused(lambda: producer.publish(topic, b"x"), TopicNotFoundError, given="publish to an unknown topic")
-        t.check(topic in str(error), given="the error", expected="it names the topic", observed=str(error))
+        t.check_names(error, topic, given="the error")
         inbox = await t.inbox(producer, t.key())
         t.check_nothing(await inbox.rest(producer), "a topic that was made, after publishing to another")
 
@@ -833,7 +853,11 @@ class ProducerContract(MessagingRules):
         )
         came = await inbox.rest(producer)
         if all(getattr(each, "message_id", "") for each in came):
-            t.same([each.message_id for each in came], ids, given="the ids of the messages that arrived")
+            t.same(
+                sorted((each.payload, each.message_id) for each in came),
+                [(b"%d" % number, id) for number, id in enumerate(ids)],
+                given="the messages that arrived, with their ids",
+            )
 
     # atomic_batch
 

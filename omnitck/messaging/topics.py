@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 
 from omnitck.common.cells import Alias, Cells
-from omnitck.common.data import DataRules, DataTrial
+from omnitck.common.data import LARGEST_TRIED, DataRules, DataTrial
 from omnitck.instruments.history.queues import Delivery, Fate, Order, Publication, judge
 from omnitck.kit.clients import raw
 from omnitck.kit.concurrency import Call, attempt
@@ -26,7 +26,18 @@ from omnitck.kit.trial import Plain, Trial
 from omnitck.shared.exceptions import UnavailableError
 from omnitck.shared.models import ConsumedMessage, MessageLimits, ProcessingOutcome
 
-__all__ = ["TOPIC_HOOKS", "Act", "Inbox", "MessagingRules", "MessagingTrial", "TopicCells", "Traffic", "Worker"]
+__all__ = [
+    "ROUNDING_SECONDS",
+    "TOPIC_HOOKS",
+    "Act",
+    "Content",
+    "Inbox",
+    "MessagingRules",
+    "MessagingTrial",
+    "TopicCells",
+    "Traffic",
+    "Worker",
+]
 
 P = TypeVar("P")
 
@@ -35,6 +46,9 @@ MANY = 20
 
 OUTAGE_SECONDS = 1.0
 """After this, times the suite's patience, a backend that was cut off comes back, whatever still waits for it."""
+
+ROUNDING_SECONDS = 1e-5
+"""Sums of times that are equal differ by less: a clock that counts from 1970 is rounded to a quarter of a microsecond."""
 
 TOPIC_HOOKS = ("create_topic", "delete_topic", "get_message_from_topic")
 """What the suites of all three contracts may supply."""
@@ -67,6 +81,7 @@ class Inbox:
         """The clients that have a subscription for it, which goes on."""
         self.subscription: Any = None
         self._turn = anyio.Lock()
+        self._sentinels: list[bytes] = []
         self._came: list[Any] = []
         self._arrival = anyio.Event()
         """Set, and replaced, when a message comes."""
@@ -100,9 +115,12 @@ class Inbox:
         return self._came.pop(0) if self._came else None
 
     async def pause(self) -> None:
-        """Let what arrives wait in the topic."""
-        if self.subscription is not None:
-            await self.subscription.stop()
+        """Let what arrives wait in the topic. The rule is not provoked where a subscription, once made, goes on."""
+        if not self.t.subscribes:
+            return
+        if not callable(getattr(self.subscription, "stop", None)):
+            self.t.not_provoked("the provider's own subscription, which takes what arrives, cannot be stopped")
+        await self.subscription.stop()
 
     async def resume(self) -> None:
         """Take what arrives again."""
@@ -141,7 +159,8 @@ class Inbox:
         if self.t.numbers().settle:
             await self.t.wait(self.t.numbers().settle)
             came += await self.at_hand()
-        return came
+        self._sentinels.append(sentinel)
+        return [each for each in came if not (self.t.may_repeat and each.payload in self._sentinels)]
 
     async def at_hand(self) -> list[Any]:
         """Everything that has come."""
@@ -232,8 +251,18 @@ class MessagingTrial(DataTrial[P]):
         """Set, and replaced, when a handler begins or ends."""
         return anyio.Event()
 
+    may_repeat = False
+    """Whether a message may come once more although it was done with, now and then."""
     steps = 0
     """How often a handler has begun or ended."""
+
+    @cached_property
+    def succeeded(self) -> list[tuple[object, object]]:
+        """Each message of which a handler has said SUCCESS: what it came from, and its payload."""
+        return []
+
+    repeated = 0
+    """How often one of them has come again to where it came from."""
 
     def happens(self) -> None:
         """A handler begins or ends: whoever waits for it looks again."""
@@ -260,6 +289,10 @@ class MessagingTrial(DataTrial[P]):
 
     def numbers(self) -> MessageLimits:
         return cast(MessageLimits, super().numbers())
+
+    def largest(self) -> int:
+        """Bytes of the largest payload that is tried."""
+        return min(self.numbers().value_bytes, LARGEST_TRIED)
 
     async def inbox(self, provider: Any, topic: str) -> Inbox:
         """The inbox of *topic* for the tenant of *provider*; opened before anything is published there."""
@@ -392,26 +425,35 @@ class MessagingRules(DataRules):
 class Worker:
     """A handler that notes what it is given, and does with the n-th message what *act* says: succeed, by default.
 
-    Each of its calls is a delivery in *traffic*, if there is one.
+    Each of its calls is a delivery in *traffic*, if there is one. Those that read one *queue* share its messages.
     """
 
     def __init__(
-        self, t: "MessagingTrial[Any]", act: Act | None = None, *, traffic: "Traffic | None" = None, client: int = 0
+        self,
+        t: "MessagingTrial[Any]",
+        act: Act | None = None,
+        *,
+        queue: object = None,
+        traffic: "Traffic | None" = None,
+        client: int = 0,
     ) -> None:
         self.t = t
+        self.queue = queue
         self.act = act
         self.traffic = traffic
         self.client = client
         self.messages: list[Any] = []
         """Every message, in the order in which handlers began."""
-        self.ended: list[object] = []
-        """What was said of each whose handler has ended, in the order of the ends."""
+        self.ended: list[tuple[object, object]] = []
+        """The payload of each whose handler has ended, and what was said of it, in the order of the ends."""
         self.running = 0
         self.most = 0
         """How many handlers ran at once, at most."""
         self.subscription: Any = None
 
     async def __call__(self, message: Any) -> Any:
+        source = self.queue, getattr(message, "payload", None)
+        self.t.repeated += source in self.t.succeeded
         self.messages.append(message)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -427,11 +469,17 @@ class Worker:
             raise
         finally:
             self.running -= 1
-            self.ended.append(said)
+            self.ended.append((source[1], said))
+            if said is ProcessingOutcome.SUCCESS:
+                self.t.succeeded.append(source)
             if self.traffic is not None:
                 self.traffic.handled(message, self.client, began, said)
             self.t.note_handler(message, said if raised is None else raised)
             self.t.happens()
+
+    def handled(self) -> list[object]:
+        """The payloads of all that were done with at the end of their handlers."""
+        return [payload for payload, said in self.ended if said in (ProcessingOutcome.SUCCESS, ProcessingOutcome.FAIL)]
 
     def payloads(self) -> list[bytes]:
         """The payloads of all deliveries."""

@@ -303,8 +303,12 @@ def _applies(value: Any, operator: str, operand: Any) -> bool:
 
 
 def difference(observed: Any, expected: Any, where: str = "") -> str:
-    """The first place where two values differ in anything, a type included; empty if they are the same."""
-    if type(observed) is not type(expected):
+    """The first place where two values differ in anything, a type included; empty if they are the same.
+
+    A container may be of a subclass, as everywhere.
+    """
+    own = type(expected)
+    if not isinstance(observed, own) or (type(observed) is not own and own not in (dict, list, tuple)):
         return f"{where or 'it'} is of type {type(observed).__name__}, not {type(expected).__name__}"
 
     pairs: Iterable[tuple[str, Any, Any]]
@@ -622,15 +626,6 @@ class Walked:
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         return partial(getattr(self.database, method), self.collection)
-
-    async def update_one(self, filter: Document, update: Document) -> object:
-        """See `DocumentDatabaseProtocol.update_one`."""
-        try:
-            return await self.database.update_one(self.collection, filter, update)
-        except InvalidArgumentError:
-            if filter.get("_rev") == "0":
-                raise ConflictError("a _rev that was never given out may be malformed, too") from None
-            raise
 
 
 class WalkStep(Step):

@@ -81,7 +81,7 @@ class ExpiryRules(Contract):
 
     trial: ClassVar[type[Trial[Any]]] = ExpiryTrial
 
-    @rule("CA-05", uses="write_timed", deadline=90)
+    @rule("CA-05", uses="write_timed", deadline=30)
     async def test_ca_05_a_value_lives_for_its_ttl(self, t: ExpiryTrial[TimedValues]) -> None:
         """A value is readable until `ttl - ttl_resolution`.
 
@@ -97,11 +97,12 @@ class ExpiryRules(Contract):
                 client, key, value, alive_until, f"a read after {share:.0%} of the time that a TTL of {ttl:g} s guarantees"
             )
 
-    @rule("CA-06", uses="write_timed", deadline=90)
+    @rule("CA-06", uses="write_timed", deadline=30)
     async def test_ca_06_a_value_is_gone_after_its_ttl(self, t: ExpiryTrial[TimedValues]) -> None:
         """A value is absent by `ttl + ttl_resolution`, for `get` and for every other read.
 
-        Catches a background sweep that lets expired values be read until it comes: DynamoDB's within days, MongoDB's each minute.
+        `expires_in` says so with `NotFoundError`: None stands for a key that is present and does not expire. Catches a background
+        sweep that lets expired values be read until it comes: DynamoDB's within days, MongoDB's each minute.
         """
         client = await t.connect()
         key, ttl = t.key(), t.ttl_unit()
@@ -111,7 +112,7 @@ class ExpiryRules(Contract):
             with t.case(name):
                 t.same(await read(), None, given=f"{name} after a TTL of {ttl:g} s and the resolution")
 
-    @rule("CA-07", uses="write_timed", deadline=90)
+    @rule("CA-07", uses="write_timed", deadline=30)
     async def test_ca_07_overwriting_replaces_the_ttl(self, t: ExpiryTrial[TimedValues]) -> None:
         """Overwriting replaces value and TTL: a longer one outlives the old deadline, a shorter one ends at the new.
 
@@ -129,7 +130,7 @@ class ExpiryRules(Contract):
         with t.case("a longer TTL"):
             await t.expect_alive(client, longer, value, alive_until, f"a TTL of {unit:g} s, overwritten with {4 * unit:g} s")
 
-    @rule("CA-08", uses="write_timed", deadline=90)
+    @rule("CA-08", uses="write_timed", deadline=30)
     async def test_ca_08_overwriting_without_a_ttl_removes_it(self, t: ExpiryTrial[TimedValues]) -> None:
         """Overwriting with `ttl=None` removes the expiry.
 
@@ -142,7 +143,7 @@ class ExpiryRules(Contract):
         await t.until(gone_after)
         t.same(await client.get(key), value, given="a value with a TTL, overwritten without one, after the old deadline")
 
-    @rule("CA-09", uses="write_timed", deadline=90)
+    @rule("CA-09", uses="write_timed", deadline=30)
     async def test_ca_09_reading_does_not_prolong(self, t: ExpiryTrial[TimedValues]) -> None:
         """Reading a value does not prolong its life.
 
@@ -157,7 +158,7 @@ class ExpiryRules(Contract):
             await client.get(key)
         await t.expect_gone(client, key, gone_after, f"a value with a TTL of {ttl:g} s, read four times meanwhile")
 
-    @rule("CA-10", uses="write_timed", deadline=90)
+    @rule("CA-10", uses="write_timed", deadline=30)
     async def test_ca_10_no_ttl_means_for_ever(self, t: ExpiryTrial[TimedValues]) -> None:
         """`ttl=None`, or none given, means no expiry, never a default of the provider.
 
@@ -204,7 +205,7 @@ class ExpiryRules(Contract):
                     await t.wait(ttl / 2)
                     t.same(await client.get(key), value, given=f"a value with a TTL of {label}, after half of it")
 
-    @rule("CA-13", uses="write_timed", deadline=90)
+    @rule("CA-13", uses="write_timed", deadline=30)
     async def test_ca_13_fractions_are_rounded_up(self, t: ExpiryTrial[TimedValues]) -> None:
         """A fractional or very short TTL is rounded up, never down, and never to "for ever".
 
@@ -223,7 +224,7 @@ class ExpiryRules(Contract):
             with t.case(f"{ttl} s, late"):
                 await t.expect_gone(client, key, gone_after, f"ttl={ttl}, after its time")
 
-    @rule("CA-14", uses="write_timed", deadline=90)
+    @rule("CA-14", uses="write_timed", deadline=30)
     async def test_ca_14_each_key_has_its_own_deadline(self, t: ExpiryTrial[TimedValues]) -> None:
         """Each key expires by its own clock: writes to others and reads of neighbours do not move it.
 
@@ -231,9 +232,9 @@ class ExpiryRules(Contract):
         """
         client = await t.connect()
         unit = t.ttl_unit()
-        keys = [(t.key(), t.token(), unit * (1 + 0.2 * number)) for number in range(20)]
+        keys = [(t.key(), t.token(), unit * (1 + 0.1 * number)) for number in range(20)]
         windows = {key: await t.set_timed(client, key, value, ttl) for key, value, ttl in keys}
-        for moment in (1.0, 2.0, 3.0, 4.0):
+        for moment in (0.5, 1.0, 1.5, 2.0):
             await t.until(windows[keys[0][0]][1] + moment * unit)
             await client.set(t.key(), t.token(), ttl=50 * unit)
             for key, value, ttl in keys:
@@ -246,7 +247,7 @@ class ExpiryRules(Contract):
                 elif t.now() < alive_until:
                     t.same(observed, value, given=f"{given}, before its time")
 
-    @rule("CA-15", uses="write_timed", deadline=90)
+    @rule("CA-15", uses="write_timed", deadline=30)
     async def test_ca_15_an_expired_key_is_as_never_written(self, t: ExpiryTrial[Any]) -> None:
         """An expired key can be written again, and counted again, as if it had never been there.
 
@@ -266,7 +267,7 @@ class ExpiryRules(Contract):
         if "counter" in t.declared:
             with t.case("increment"):
                 t.same(await client.increment(counted, 2), 2, given="increment(key, 2) of a key that held 41 and expired")
-        await t.wait(2 * unit)
+        await t.wait(t.longest(unit))
         for name, key in again.items():
             with t.case(f"{name}, later"):
                 t.same(

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 import anyio
 
 from omnitck.common.clients import Lifecycle
-from omnitck.common.data import DataRules, DataTrial
+from omnitck.common.data import DataRules, DataTrial, within_reach
 from omnitck.common.walks import Walk, walk_rule
 from omnitck.instruments.cancellation import cancel_at
 from omnitck.instruments.history import Recorder, Verdict, check, explain
@@ -42,7 +42,7 @@ from omnitck.primitives.key_value import (
     key_value_looks,
     version_of,
 )
-from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError
+from omnitck.shared.exceptions import ConflictError, InvalidArgumentError, NotFoundError, TCKError
 from omnitck.shared.models import Change, Expect, Put, Remove
 
 __all__ = [
@@ -282,7 +282,7 @@ class KVStoreTrial(KeyValueTrial[FullKVStore], DataTrial[FullKVStore]):
         return values
 
     async def told(self, watchers: Sequence[AsyncIterator[Change]], last: str) -> list[list[Change]]:
-        """What each of *watchers* yields until it is told of the key *last*, or 5 s have passed."""
+        """What each of *watchers* yields until it is told of the key *last*, or its time to be told is over."""
         told: list[list[Change]] = [[] for _ in watchers]
 
         async def read(number: int) -> None:
@@ -291,7 +291,8 @@ class KVStoreTrial(KeyValueTrial[FullKVStore], DataTrial[FullKVStore]):
                 if change.key == last:
                     return
 
-        with anyio.move_on_after(5 * self.patience):
+        await self.settle()  # who watches is another client, which may see what was there before a write
+        with self.waiting(self.answer_seconds):
             await gather(partial(read, number) for number in range(len(watchers)))
         return told
 
@@ -301,7 +302,7 @@ class KVStoreTrial(KeyValueTrial[FullKVStore], DataTrial[FullKVStore]):
             any(each.key == last for each in told),
             given=f"{given}, after a last write under the prefix",
             expected="it is told of it",
-            observed=Plain(f"{len(told)} other changes, then nothing within 5 s"),
+            observed=Plain(f"{len(told)} other changes, then nothing within {self.answer_seconds:g} s"),
         )
         strange = [each for each in told if each.key not in (*wrote, last)]
         self.check(not strange, given=given, expected=f"only keys that begin with {describe(start)}", observed=strange)
@@ -531,21 +532,20 @@ class KVStoreContract(KeyValueRules, DataRules):
         """`list_keys(prefix)` yields every live key that starts with *prefix*, exactly once, over several pages, and none else.
 
         By code points, not by path segments. Catches a listing of one page, and a LIKE that is not escaped. A pattern of NATS
-        matches whole tokens only, so a provider filters the rest of the prefix itself.
+        matches whole tokens only, so a provider filters the rest of the prefix itself. Pages of more than 10,000 are not filled.
         """
         store = await t.connect()
-        size = t.numbers().page_size
+        size = within_reach(t.numbers().page_size)
         start = t.key("p")
         keys = [f"{start}{number:05}" for number in range(2 * size + 1)]
-        for key in keys:
-            await store.set(key, "v")
+        await t.write_all(store, dict.fromkeys(keys, "v"))
         t.check_listing(await drain(store.list_keys(start)), keys, f"list_keys with a page of {size} and {len(keys)} keys")
         t.check_listing(
             await drain(store.list_keys(start + "0000")),
             [each for each in keys if each.startswith(start + "0000")],
             "list_keys with a longer prefix",
         )
-        t.check_listing(await drain(store.list_keys(keys[3])), [keys[3]], "list_keys of a whole key")
+        t.check_listing(await drain(store.list_keys(keys[2])), [keys[2]], "list_keys of a whole key")
         t.check_listing(await drain(store.list_keys(start + "x")), [], "list_keys of a prefix that no key has")
         for pattern in ("*", "?", "%", "_", "[p]", "\\", ">", "P"):
             with t.case(pattern):
@@ -564,13 +564,12 @@ class KVStoreContract(KeyValueRules, DataRules):
         Catches paging by offset, and SCAN, which may repeat a key.
         """
         store = await t.connect()
-        size = t.numbers().page_size
+        size = within_reach(t.numbers().page_size)
         start = t.key()
         stay = [f"{start}-{number:05}-stay" for number in range(2 * size + 2)]
         leave = [f"{start}-{number:05}-leave" for number in range(0, 2 * size + 2, 2)]
         gone = [f"{start}-{number:05}-gone" for number in range(4)]
-        for key in (*stay, *leave, *gone):
-            await store.set(key, "v")
+        await t.write_all(store, dict.fromkeys([*stay, *leave, *gone], "v"))
         for key in gone:
             await store.delete(key)
         listed: list[str] = []
@@ -628,7 +627,8 @@ class KVStoreContract(KeyValueRules, DataRules):
     async def test_kv_28_a_watcher_sees_every_final_state(self, t: KVStoreTrial) -> None:
         """Once entered, a watcher sees the final state of every later write and delete under its prefix, in order per key.
 
-        And nothing else. Catches the gap between reading and subscribing, and a delete that is not told.
+        And nothing else; within `staleness`, in which any client may see what was there before. Catches the gap between reading
+        and subscribing, and a delete that is not told.
         """
         store, writer = await t.clients(2)
         await writer.set(t.key(), "before")
@@ -656,9 +656,10 @@ class KVStoreContract(KeyValueRules, DataRules):
 
     @rule("KV-29", "transaction")
     async def test_kv_29_a_transaction_is_all_or_nothing(self, t: KVStoreTrial) -> None:
-        """All steps of a transaction become visible together or none; an unmet `Expect` or an invalid step leaves no trace.
+        """All steps of a transaction become visible together or none; one that is refused leaves no trace.
 
-        Catches a pipeline that is sold as a transaction. A script of Redis is not rolled back, so it checks before it writes.
+        Because an `Expect` is not met, or, with `validation`, because a step is invalid. Catches a pipeline that is sold as a
+        transaction. A script of Redis is not rolled back, so it checks before it writes.
         """
         store, reader = await t.clients(2)
         if t.numbers().staleness:
@@ -668,12 +669,14 @@ class KVStoreContract(KeyValueRules, DataRules):
         t.same(
             [await store.get(key) for key in (a, b, c)], ["2", "2", None], given="a, b and c after a transaction that wrote two"
         )
-        for label, bad, error in (
+        bad_steps: list[tuple[str, Expect | Put, type[TCKError]]] = [
             ("an unmet Expect", Expect(b, "other"), ConflictError),
             ("an Expect of absence", Expect(b, None), ConflictError),
             ("an Expect of an absent key", Expect(c, "2"), ConflictError),
-            ("a step that is invalid", Put(b, 7), InvalidArgumentError),  # type: ignore[arg-type]
-        ):
+        ]
+        if "validation" in t.declared:
+            bad_steps.append(("a step that is invalid", Put(b, 7), InvalidArgumentError))  # type: ignore[arg-type]
+        for label, bad, error in bad_steps:
             with t.case(label):
                 await t.refused(
                     partial(store.transact, [Put(a, "never"), bad, Remove(b), Put(c, "never")]),
@@ -728,12 +731,13 @@ class KVStoreContract(KeyValueRules, DataRules):
 
     # ttl
 
-    @rule("KV-30", "ttl", deadline=90)
+    @rule("KV-30", "ttl", deadline=30)
     async def test_kv_30_an_expired_key_is_absent_everywhere(self, t: KVStoreTrial) -> None:
         """`expires_in` tells the time left, and an expired key is absent for every write that asks.
 
-        None without an expiry, `NotFoundError` if absent. `compare_and_set(key, value, None)` creates, a version from before is
-        refused, an `Expect` of absence holds. Catches the -1 and -2 of Redis, and the expired item that blocks a creation.
+        None without an expiry, `NotFoundError` if absent or expired. `compare_and_set(key, value, None)` creates, a version from
+        before is refused, an `Expect` of absence holds. Catches the -1 and -2 of Redis, and the expired item that blocks a
+        creation.
         """
         store = await t.connect()
         key, plain = t.key(), t.key()
@@ -743,9 +747,10 @@ class KVStoreContract(KeyValueRules, DataRules):
         await t.refused(lambda: store.expires_in(t.key()), NotFoundError, given="expires_in of an absent key")
         began = t.now()
         _, gone_after = await t.set_timed(store, key, t.token(), unit)
-        left = await store.expires_in(key)
+        asked = await attempt(lambda: store.expires_in(key))
         elapsed = t.now() - began
-        if elapsed < unit - resolution:
+        if elapsed < unit - resolution:  # On a machine that is too busy it may have expired.
+            left = asked.result()
             t.check(
                 isinstance(left, float | int) and unit - elapsed - resolution <= left <= unit + resolution,
                 given=f"expires_in, {elapsed:.3f} s after set(ttl={unit:g})",
@@ -757,6 +762,8 @@ class KVStoreContract(KeyValueRules, DataRules):
             entry = await store.get_entry(key)
             version = None if entry is None else entry.version
         await t.until(gone_after)
+        with t.case("expires_in"):
+            await t.refused(lambda: store.expires_in(key), NotFoundError, given="expires_in of an expired key")
         if "transaction" in t.declared:
             with t.case("transact"):
                 await store.transact([Expect(key, None)])

@@ -5,9 +5,12 @@ before anybody listens is kept. A message leaves a queue when its handler has en
 long as it lives and `redeliver` seconds longer.
 """
 
+import asyncio
 import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +21,7 @@ from omnitck.reference.client import Cell, MemoryClient, MemoryServer, is_unicod
 from omnitck.shared.exceptions import InvalidArgumentError, PublishError, TooLargeError, TopicNotFoundError, UnavailableError
 from omnitck.shared.models import ConsumedMessage, DelayLimits, Limits
 
-__all__ = ["DEFAULT_GROUP", "BrokerClient", "Entry", "MemoryBroker", "Queue"]
+__all__ = ["DEFAULT_GROUP", "BrokerClient", "Changes", "Entry", "MemoryBroker", "Queue"]
 
 DEFAULT_GROUP = "default"
 
@@ -65,9 +68,66 @@ class Queue:
         return min((each.due for each in self.entries if each.holder is None), default=math.inf)
 
 
+class Changes:
+    """Something changes, again and again, and whoever waits for that is woken, in whatever event loop and thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[anyio.Event, tuple[int, Callable[..., object]]] = {}
+        """Each with its thread, and what calls a function in its event loop."""
+
+    @contextmanager
+    def expected(self) -> Iterator[anyio.Event]:
+        """An event that the next change sets: whoever looks in here, and waits for it if nothing is there, misses nothing."""
+        event = anyio.Event()
+        with self._lock:
+            self._waiting[event] = threading.get_ident(), _caller()
+        try:
+            yield event
+        finally:
+            with self._lock:
+                self._waiting.pop(event, None)
+
+    async def wait(self) -> None:
+        """Wait for the next change."""
+        with self.expected() as change:
+            await change.wait()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until a change makes that *holds*, if it does not yet."""
+        while True:
+            with self.expected() as change:
+                if holds():
+                    return
+                await change.wait()
+
+    def tell(self) -> None:
+        """Wake everybody who waits."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for event, (thread, call) in waiting.items():
+            if thread == threading.get_ident():
+                event.set()
+            else:
+                with suppress(RuntimeError):  # its event loop has been closed meanwhile
+                    call(event.set)
+
+
+def _caller() -> Callable[..., object]:
+    """What calls a function in the event loop that runs, from any thread."""
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        call: Callable[..., object] = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
+        return call
+
+
 @dataclass(eq=False, kw_only=True)
 class MemoryBroker(MemoryServer):
-    """The broker: topics, their queues, and what is to be published later."""
+    """The broker: topics, their queues, and what is to be published later.
+
+    Its clients may be of several event loops, also in threads of their own.
+    """
 
     limits: Limits = field(
         default_factory=lambda: DelayLimits(
@@ -83,7 +143,9 @@ class MemoryBroker(MemoryServer):
     accepted: dict[tuple[Cell, str], str] = field(default_factory=dict, repr=False)
     """The ids that publishers chose, each with the message's own."""
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(1, 2**63)), repr=False)
-    changed: anyio.Event = field(default_factory=anyio.Event, repr=False)
+    changed: Changes = field(default_factory=Changes, repr=False)
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    """Held by whoever reads what he is about to write."""
 
     def cells(self) -> list[Cell]:
         """Every topic."""
@@ -91,16 +153,19 @@ class MemoryBroker(MemoryServer):
 
     def remove(self, cell: Cell) -> None:
         """Remove the topic *cell* with all that waits there."""
-        self.topics.pop(cell, None)
+        with self.lock:
+            self.topics.pop(cell, None)
 
     def create(self, cell: Cell) -> None:
         """Make the topic *cell*; one that is there stays as it is."""
-        self.topics.setdefault(cell, {DEFAULT_GROUP: Queue()})
+        with self.lock:
+            self.topics.setdefault(cell, {DEFAULT_GROUP: Queue()})
 
     def queue(self, cell: Cell, group: str) -> Queue:
         """The queue of *group*, which gets what is published from now on."""
-        self.create(cell)
-        return self.topics[cell].setdefault(group, Queue())
+        with self.lock:
+            self.create(cell)
+            return self.topics[cell].setdefault(group, Queue())
 
     def new_id(self) -> str:
         """The id of a message or of a schedule."""
@@ -108,26 +173,27 @@ class MemoryBroker(MemoryServer):
 
     def deliver(self, cell: Cell, message: ConsumedMessage, *, ttl: float = math.inf) -> None:
         """Put *message* into every queue of its topic."""
-        self.create(cell)
-        for queue in self.topics[cell].values():
-            queue.entries.append(Entry(message, expires=self.clock.now() + ttl))
+        with self.lock:
+            self.create(cell)
+            for queue in self.topics[cell].values():
+                queue.entries.append(Entry(message, expires=self.clock.now() + ttl))
         self.notify()
 
     def tick(self) -> float:
         """Deliver what is due; when the next is."""
-        now = self.clock.now()
-        due = [id for id, each in self.scheduled.items() if each[0] <= now]
-        if self.in_due_order:
-            due.sort(key=lambda each: self.scheduled[each][0])
-        for id in due:
-            _, cell, message = self.scheduled.pop(id)
-            self.deliver(cell, message)
-        return min((each[0] for each in self.scheduled.values()), default=math.inf)
+        with self.lock:
+            now = self.clock.now()
+            due = [id for id, each in self.scheduled.items() if each[0] <= now]
+            if self.in_due_order:
+                due.sort(key=lambda each: self.scheduled[each][0])
+            for id in due:
+                _, cell, message = self.scheduled.pop(id)
+                self.deliver(cell, message)
+            return min((each[0] for each in self.scheduled.values()), default=math.inf)
 
     def notify(self) -> None:
         """Wake who waits for a message."""
-        self.changed.set()
-        self.changed = anyio.Event()
+        self.changed.tell()
 
     async def take(
         self, cell: Cell, group: str, holder: object, *, ordered: bool = False, within: float = math.inf
@@ -135,38 +201,43 @@ class MemoryBroker(MemoryServer):
         """The next message for *group*, held by *holder*; None if there is none *within* seconds."""
         with anyio.move_on_after(within):
             while True:
-                due = self.tick()
-                queue = self.queue(cell, group)
-                entry = queue.take(self.clock.now(), ordered=ordered)
-                if entry is not None:
-                    entry.holder = holder
-                    entry.attempts += 1
-                    return entry
-                if within <= 0:
-                    return None
-                with anyio.move_on_after(max(min(due, queue.next_due()) - self.clock.now(), 0.001)):
-                    await self.changed.wait()
+                with self.changed.expected() as change:
+                    due = self.tick()
+                    with self.lock:
+                        queue = self.queue(cell, group)
+                        entry = queue.take(self.clock.now(), ordered=ordered)
+                        if entry is not None:
+                            entry.holder = holder
+                            entry.attempts += 1
+                            return entry
+                        due = min(due, queue.next_due())
+                    if within <= 0:
+                        return None
+                    with anyio.move_on_after(max(due - self.clock.now(), 0.001)):
+                        await change.wait()
         return None
 
     def finish(self, cell: Cell, group: str, entry: Entry) -> None:
         """Forget *entry*, which is done."""
-        with suppress(ValueError):  # its topic may have gone meanwhile
+        with self.lock, suppress(ValueError):  # its topic may have gone meanwhile
             self.queue(cell, group).entries.remove(entry)
         self.notify()
 
     def give_back(self, entry: Entry, *, after: float = 0.0) -> None:
         """Let *entry* be delivered again."""
-        entry.holder = None
-        entry.due = self.clock.now() + after
+        with self.lock:
+            entry.holder = None
+            entry.due = self.clock.now() + after
         self.notify()
 
     def vanished(self, holders: Collection[object], *, after: float) -> None:
         """Let what the *holders* had come again in a while: they no longer say that they live."""
-        for queues in self.topics.values():
-            for queue in queues.values():
-                for entry in queue.entries:
-                    if entry.holder in holders:
-                        self.give_back(entry, after=after)
+        with self.lock:
+            for queues in self.topics.values():
+                for queue in queues.values():
+                    for entry in queue.entries:
+                        if entry.holder in holders:
+                            self.give_back(entry, after=after)
 
 
 class BrokerClient(MemoryClient[MemoryBroker]):
@@ -182,9 +253,10 @@ class BrokerClient(MemoryClient[MemoryBroker]):
     def put(self, topic: str, message: ConsumedMessage, *, ttl: float = math.inf) -> str:
         """Hand *message* to the broker."""
         cell = self.cell(topic)
-        self.check_topic(cell)
-        accepted = replace(message, message_id=self.backend.new_id())
-        self.backend.deliver(cell, accepted, ttl=ttl)
+        with self.backend.lock:
+            self.check_topic(cell)
+            accepted = replace(message, message_id=self.backend.new_id())
+            self.backend.deliver(cell, accepted, ttl=ttl)
         return accepted.message_id
 
     async def publishing(self) -> None:
@@ -228,4 +300,4 @@ class BrokerClient(MemoryClient[MemoryBroker]):
 
     def numbers(self) -> DelayLimits:
         """The numbers of the broker."""
-        return self.limits if isinstance(self.limits, DelayLimits) else DelayLimits()
+        return DelayLimits.adopted(self.limits)

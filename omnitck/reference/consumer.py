@@ -68,17 +68,17 @@ class MemorySubscription:
         with anyio.CancelScope() as scope:
             self.waiting.add(scope)
             try:
-                while not backend.reachable:
-                    await backend.changed.wait()
+                await backend.changed.until(lambda: backend.reachable)
                 first = await backend.take(self.cell, self.group, self, ordered=self.ordered())
             finally:
                 self.waiting.discard(scope)
             entries = [first] if first is not None else []
-            queue = backend.queue(self.cell, self.group)
-            while len(entries) < (self.batch_size or 1) and (more := queue.take(backend.clock.now(), ordered=self.ordered())):
-                more.holder = self
-                more.attempts += 1
-                entries.append(more)
+            with backend.lock:
+                queue = backend.queue(self.cell, self.group)
+                while len(entries) < (self.batch_size or 1) and (more := queue.take(backend.clock.now(), ordered=self.ordered())):
+                    more.holder = self
+                    more.attempts += 1
+                    entries.append(more)
             return entries
         return []
 

@@ -59,7 +59,8 @@ class MemoryDelayedPublisher(BrokerClient):
     def schedule(self, topic: str, message: ConsumedMessage, due: float) -> str:
         """Let the broker deliver *message* at *due*, on its clock; the id of that."""
         id = self.backend.new_id()
-        self.backend.scheduled[id] = (due, self.cell(topic), replace(message, message_id=id))
+        with self.backend.lock:
+            self.backend.scheduled[id] = (due, self.cell(topic), replace(message, message_id=id))
         self.backend.notify()
         return id
 
@@ -67,12 +68,13 @@ class MemoryDelayedPublisher(BrokerClient):
         """See `CancelScheduled.cancel`."""
         self.need("cancel_scheduled")
         await self.turn()
-        self.backend.tick()
-        if schedule_id not in self.backend.scheduled or self.backend.scheduled[schedule_id][1].tenant != self.tenant_id:
-            return False
+        with self.backend.lock:
+            self.backend.tick()
+            if schedule_id not in self.backend.scheduled or self.backend.scheduled[schedule_id][1].tenant != self.tenant_id:
+                return False
 
-        del self.backend.scheduled[schedule_id]
-        return True
+            del self.backend.scheduled[schedule_id]
+            return True
 
     def delay(self, topic: str, seconds: object) -> float:
         """*seconds*, rounded up; refuses what is no delay."""

@@ -45,9 +45,10 @@ class MemoryProducer(BrokerClient):
 
         accepted = self.backend.accepted
         place = (self.cell(topic), message_id)
-        if place not in accepted:
-            accepted[place] = self.put(topic, message, ttl=seconds)
-        return accepted[place]
+        with self.backend.lock:
+            if place not in accepted:
+                accepted[place] = self.put(topic, message, ttl=seconds)
+            return accepted[place]
 
     def checked_ttl(self, topic: str, ttl: object) -> float:
         """*ttl* in seconds, without an end if it is None."""
@@ -91,8 +92,9 @@ class MemoryProducer(BrokerClient):
         transaction = Transaction(self)
         yield transaction
         await self.publishing()
-        for topic, message in transaction.messages:
-            self.put(topic, message)
+        with self.backend.lock:
+            for topic, message in transaction.messages:
+                self.put(topic, message)
 
 
 class Transaction:

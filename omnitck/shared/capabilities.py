@@ -10,7 +10,7 @@ __all__ = ["EVERYWHERE", "PRODUCTION", "PROFILES", "known_capabilities"]
 
 PRODUCTION: Mapping[str, str] = {
     "lifecycle": "a client is closed, once and for all, and leaves nothing behind",
-    "validation": "arguments that the contract does not allow are refused, and nothing is done",
+    "validation": "arguments that the contract does not allow are refused, nothing is done, and an error names what it is about",
     "shared": "several clients of one backend see one state",
     "availability": "without its backend an operation fails as it should, in time, and works again when the backend does",
     "limits": "the numbers that the provider declares hold, to the byte, and what is beyond them is refused",

@@ -1,10 +1,10 @@
 """The records that cross the boundary between an application and a provider. Frozen, comparable, printable."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "CacheLimits",
@@ -57,13 +57,50 @@ class Limits:
         broken = []
         for each in fields(self):
             number, least, most = getattr(self, each.name), each.metadata["least"], each.metadata["most"]
-            if isinstance(number, bool) or not isinstance(number, int | float):
+            if not _is_number(number):
                 broken.append(f"{each.name} is {number!r}, not a number")
+            elif each.type is int and number % 1:
+                broken.append(f"{each.name} is {number!r}, not a whole number")
             elif not number >= least:
                 broken.append(f"{each.name} is {number}, below {least}")
             elif most is not None and not number <= most:
                 broken.append(f"{each.name} is {number}, above {most}")
         return broken
+
+    @classmethod
+    def adopted(cls, given: "Limits") -> Self:
+        """What *given*, of whatever class, says of the numbers of this one; the others are what every provider meets.
+
+        Those of a base count, and those of a class derived from this one, unless it gives them a meaning of its own: a provider
+        may serve several contracts. Of numbers that are neither nothing is taken.
+        """
+        nearest = next(each for each in type(given).__mro__ if each is cls or each.__module__ == __name__)
+        if not issubclass(cls, nearest) and not issubclass(nearest, cls):
+            return cls()
+
+        own = {each.name: each.metadata for each in fields(nearest)}
+        said = [
+            each.name
+            for each in fields(cls)
+            if each.name in own and (issubclass(cls, nearest) or own[each.name] == each.metadata)
+        ]
+        return cls(**{name: getattr(given, name) for name in said})
+
+    def usable(self) -> Self:
+        """The same, with what every provider meets in place of a number that nothing can be counted or timed with."""
+        changed: dict[str, Any] = {}
+        for each in fields(self):
+            number = getattr(self, each.name)
+            whole = each.type is int
+            if not _is_number(number) or number < 0 or (whole and number % 1):
+                changed[each.name] = each.default
+            elif whole and isinstance(number, float):
+                changed[each.name] = int(number)
+        return replace(self, **changed) if changed else self
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

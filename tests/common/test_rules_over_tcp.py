@@ -1,13 +1,17 @@
 """The rules that put a proxy before a TCP backend: what they accept, and which naive clients they reject."""
 
 import asyncio
+import hashlib
 import json
+import socket
 import threading
+import time
 import unittest
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, ClassVar
+from unittest import mock
 
 from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.messaging.consumer import ConsumerContract
@@ -71,12 +75,17 @@ class LineServer:
 class LineStore:
     """A client with one connection, which it drops whenever it does not know what comes next on it."""
 
-    patience: ClassVar[float | None] = 2.0
+    patience: float | None = 2.0
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
         self._lock = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @classmethod
+    async def connected(cls, address: tuple[str, int]) -> "LineStore":
+        """A client that is ready for use."""
+        return cls(address)
 
     async def get(self, key: str) -> str | None:
         value: str | None = await self._ask("get", key)
@@ -141,11 +150,52 @@ class WaitsForEver(LineStore):
 
 
 class NeverReconnects(LineStore):
-    """A connection that was cut stays so."""
+    """A connection that was cut, or could not be made, stays so."""
+
+    cut = False
+
+    async def _exchange(self, request: list[str]) -> Any:
+        if self.cut:
+            raise ConnectionResetError("the connection is closed")
+        return await super()._exchange(request)
 
     def failed(self, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError):
             self._drop()
+        else:
+            self.cut = True
+
+
+class ConnectsBlocking(LineStore):
+    """It greets the server by a blocking call before it is of use: no event loop turns meanwhile."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address)
+        with socket.create_connection(address) as connection:
+            connection.sendall(b'["get", "greeting", ""]\n')
+            assert connection.recv(100) == b"null\n"
+
+
+class ComputesAtFirst(LineStore):
+    """It derives its keys when it is made, which takes a while, and waits for nobody."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address)
+        until = time.thread_time() + 0.15
+        while time.thread_time() < until:
+            hashlib.sha256(bytes(100_000)).digest()
+
+
+class Impatient(LineStore):
+    """It is not made where the server is far away."""
+
+    @classmethod
+    async def connected(cls, address: tuple[str, int]) -> LineStore:
+        store = cls(address)
+        store.patience = 0.1
+        await store.get("greeting")
+        store.patience = 2.0
+        return store
 
 
 class Polling:
@@ -205,7 +255,7 @@ class TestRulesOverTCP(unittest.TestCase):
             patience = 0.8
 
             async def make_provider(self, *, address: tuple[str, int] | None = None, **config: Any) -> LineStore:
-                return store(address or server.address)
+                return await store.connected(address or server.address)
 
             async def backend_address(self) -> tuple[str, int]:
                 return server.address
@@ -238,6 +288,34 @@ class TestRulesOverTCP(unittest.TestCase):
         failed = self.failed(NeverReconnects, 12, 15)
         self.assertEqual(set(failed), {12})
         self.assertIn("a read with the same client once the network is back", failed[12])
+
+    def test_a_client_that_is_connected_by_a_blocking_call_is_found_and_breaks_nothing_else(self) -> None:
+        failed = self.failed(ConnectsBlocking, *RULES)
+        self.assertEqual(set(failed), {23})
+        self.assertIn("case      connecting\n  given     a client being connected by make_provider", failed[23])
+        self.assertRegex(failed[23], r"observed  at least \d+ ms, 5 times in a row\n  hint      a blocking call in make_provider")
+        self.assertNotIn("case      operations", failed[23])
+
+    def test_a_proxy_that_cannot_be_opened_is_not_the_providers_failure(self) -> None:
+        server = self.server
+
+        class Suite(KVStoreContract, unittest.IsolatedAsyncioTestCase):
+            async def make_provider(self, *, address: tuple[str, int] | None = None, **config: Any) -> LineStore:
+                return LineStore(address or server.address)
+
+            async def backend_address(self) -> tuple[str, int]:
+                return server.address
+
+        with mock.patch("omnitck.instruments.faults.socket.create_server", side_effect=OSError(24, "Too many open files")):
+            outcome, _ = outcome_of(Suite, "test_com_14_a_cancelled_operation_ends")
+        self.assertEqual(outcome.outcome, Status.ERROR)
+        self.assertIn("the kit cannot open its proxy in front of the backend: OSError: [Errno 24]", outcome.message)
+
+    def test_what_a_client_computes_when_it_is_made_is_no_wait(self) -> None:
+        self.assertEqual(self.failed(ComputesAtFirst, 23), {})
+
+    def test_a_client_that_does_not_connect_over_such_a_network_is_connected_without_it(self) -> None:
+        self.assertEqual(self.failed(Impatient, 23), {})
 
 
 class TestConsumersOverTCP(unittest.TestCase):

@@ -11,7 +11,7 @@ from omnitck.reference.kv_store import MemoryKVStore
 from omnitck.reference.object_storage import MemoryObjectStorage
 from omnitck.selftest.laws import proven
 
-BASES = {clients.Read, clients.ReadElsewhere, clients.Delete}
+BASES = {clients.Read, clients.ReadElsewhere, clients.Delete, clients.Numbers}
 
 
 class TestBreaking(unittest.TestCase):

@@ -2,12 +2,15 @@
 
 import asyncio
 import unittest
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 
 import anyio
 import anyio.lowlevel
 
 from omnitck.instruments.cancellation import Interrupted, cancel_at, sweep
+from omnitck.kit.concurrency import drain, enter
 from tests.helpers import on_each_backend
 
 
@@ -74,6 +77,58 @@ class TestCancelAt(unittest.TestCase):
 
         interrupted = await cancel_at(work, 0)
         self.assertEqual((*shown(interrupted), interrupted.value), (0, True, "returned", "late"))
+
+    @on_each_backend
+    async def test_one_whose_result_was_there_did_not_wait_again(self) -> None:
+        async def work() -> str:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                return "what was there"
+            return "done"
+
+        interrupted = await cancel_at(work, 0)
+        self.assertEqual((interrupted.value, interrupted.waited), ("what was there", False))
+
+    def test_one_that_lost_the_cancellation_waited_again(self) -> None:
+        async def work() -> str:
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0)
+            return "late"
+
+        interrupted = asyncio.run(cancel_at(work, 0))
+        self.assertEqual((interrupted.value, interrupted.waited), ("late", True))
+
+    def test_what_waits_after_the_call_that_was_cancelled_is_another_call(self) -> None:
+        class Transaction:
+            """It loses the cancellation on the way in, as what it waited for was there."""
+
+            async def __aenter__(self) -> None:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+
+            async def __aexit__(self, *exc_info: object) -> None:
+                await asyncio.sleep(0)
+
+        # The kit's own way to make the two calls.
+        interrupted = asyncio.run(cancel_at(lambda: enter(Transaction()), 0))
+        self.assertEqual((interrupted.ended, interrupted.waited), ("returned", False))
+        interrupted = asyncio.run(cancel_at(lambda: enter(Transaction()), 1))
+        self.assertEqual((interrupted.delivered, interrupted.ended), (True, "cancelled"))
+
+    def test_each_item_of_an_iteration_is_another_call(self) -> None:
+        async def items(waits: int) -> AsyncIterator[int]:
+            for number in range(2):
+                for _ in range(waits):
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.sleep(0)
+                yield number
+
+        for waits, lost in ((1, False), (2, True)):
+            interrupted = asyncio.run(cancel_at(partial(drain, items(waits)), 0))
+            self.assertEqual((interrupted.value, interrupted.waited), ([0, 1], lost))
 
     @on_each_backend
     async def test_one_that_answers_with_another_error_raises(self) -> None:

@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from omnitck.instruments.walk import Divergence, Name, Step, Version, walk
-from omnitck.shared.exceptions import ConflictError, UnavailableError
+from omnitck.shared.exceptions import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    TCKError,
+    UnavailableError,
+)
 from omnitck.shared.models import Entry, Put
 
 
@@ -78,6 +85,10 @@ class Worn(Store):
     async def set(self, key: str, value: str) -> None:
         if next(self.writes) <= 2:
             await super().set(key, value)
+
+
+class GoneError(NotFoundError):
+    """A class of a provider's own."""
 
 
 class TestWalk(unittest.IsolatedAsyncioTestCase):
@@ -165,6 +176,66 @@ class TestWalk(unittest.IsolatedAsyncioTestCase):
                 "raises KeyError",
             ),
         )
+
+    async def test_an_error_may_be_of_a_subclass(self) -> None:
+        class Model(Store):
+            async def delete(self, key: str) -> None:
+                raise ConflictError(key)
+
+        class StaleError(ConflictError):
+            """What a provider calls it."""
+
+        for error, observed in (
+            (StaleError("stale"), None),
+            (AlreadyExistsError("it exists"), None),
+            (TCKError("no conflict, as far as its type says"), "raises TCKError"),
+            (GoneError("gone"), "raises NotFoundError"),
+            (KeyError("gone"), "raises KeyError"),
+        ):
+            with self.subTest(error):
+
+                class Provider(Store):
+                    async def delete(self, key: str, error: Exception = error) -> None:
+                        raise error
+
+                found = await walk(Provider, Model, [Step("delete", (Name(0),))], names=self.names)
+                self.assertEqual(found and (found.expected, found.observed), observed and ("raises ConflictError", observed))
+
+    async def test_a_version_that_nobody_gave_out_may_be_malformed(self) -> None:
+        class Strict(Store):
+            async def compare_and_set(self, key: str, value: str, expected: str) -> str:
+                if not expected.startswith("v"):
+                    raise InvalidArgumentError("no version")
+                return await super().compare_and_set(key, value, expected)
+
+        class Refusing(Store):
+            async def compare_and_set(self, key: str, value: str, expected: str) -> str:
+                if expected != self.version.get(key):
+                    raise InvalidArgumentError("stale")
+                return await super().compare_and_set(key, value, expected)
+
+        compare = Step("compare_and_set", (Name(0), "x", Version(0)))
+        self.assertIsNone(await self.walk(Strict, [compare]))
+        stale = [Step("set", (Name(0), "a")), Step("get_entry", (Name(0),)), Step("set", (Name(0), "b")), compare]
+
+        def version_of(step: Step, value: object) -> str | None:
+            return value.version if isinstance(value, Entry) else None
+
+        refine = lambda step, value: None  # noqa: E731
+        self.assertIsNone(await self.walk(Strict, stale, version_of=version_of, refine=refine))
+        found = await self.walk(Refusing, stale, version_of=version_of, refine=refine)
+        self.assertEqual(found and found.observed, "raises InvalidArgumentError")
+
+    async def test_a_version_of_which_none_was_seen_is_nobodys(self) -> None:
+        class FromZero(Store):
+            """Its versions are numbers, as they come."""
+
+            async def set(self, key: str, value: str) -> None:
+                self.values[key] = value
+                self.version[key] = str(next(self.versions) - 1)
+
+        steps = [Step("set", (Name(0), "a")), Step("compare_and_set", (Name(0), "x", Version(0)))]
+        self.assertIsNone(await self.walk(FromZero, steps))
 
     async def test_the_order_of_a_listing_does_not_matter(self) -> None:
         class Backwards(Store):

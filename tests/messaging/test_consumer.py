@@ -1,16 +1,21 @@
 """Consumers: the reference on a clock of its own, in real time and on trio; one with the least; a suite that lacks something."""
 
 import importlib.util
+import itertools
 import os
 import unittest
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
-from omnitck.kit.outcomes import Status
+from omnitck.concurrent import ConcurrentSuite
+from omnitck.kit.contract import plan_of
+from omnitck.kit.outcomes import Outcome, Status, listening
 from omnitck.messaging.consumer import ConsumerContract
 from omnitck.selftest.laws import reference_suite
 from omnitck.shared.capabilities import known_capabilities
 from omnitck.shared.models import MessageLimits
+from omnitck.unusual.consumer import LogSuite
+from omnitck.unusual.log import Lease, Log
 from tests.helpers import outcome_of
 from tests.messaging.providers import Broker, Consumer, InRealTime, MemoryMessaging, Producer, suite_of
 
@@ -53,4 +58,54 @@ class TestWhatASuiteLacks(unittest.TestCase):
                 "CON-10 could not be judged: HookError: TestMine has no publish, and Consumer has no publish: "
                 "write the hook with `async def`.",
             ),
+        )
+
+
+class Forgetful(Log):
+    """Of so many successes of a rule it forgets those in *forgotten*."""
+
+    def __init__(self, forgotten: Container[int], **options: Any) -> None:
+        super().__init__(**options)
+        self.forgotten = forgotten
+        self.successes = itertools.count(1)
+
+    def finish(self, lease: Lease, name: str) -> None:
+        if next(self.successes) in self.forgotten:
+            self.let_go(lease)
+        else:
+            super().finish(lease, name)
+
+
+class TestWhatComesOnceMore(unittest.TestCase):
+    """CON-24 lets a few messages come twice; wherever they do, no other rule rejects that, and whatever comes twice always is."""
+
+    CAPABILITIES = frozenset("stopping concurrency nack_redelivery dead_letter fan_out batch_consume".split())
+
+    def failed(self, forgotten: Container[int]) -> set[str]:
+        """The rules that a consumer with such a broker fails."""
+
+        class Suite(LogSuite, unittest.IsolatedAsyncioTestCase):
+            capabilities = self.CAPABILITIES
+            limits = MessageLimits(deliver=2.0, redeliver=0.3)
+
+            def setUp(self) -> None:
+                self.log = Forgetful(forgotten, limits=self.limits)
+
+        outcomes: list[Outcome] = []
+        tests = [Suite(each.rule.method) for each in plan_of(Suite).rules if not each.rule.exclusive]
+        with listening(lambda cls, outcome: outcomes.append(outcome)):
+            ConcurrentSuite(tests, jobs=16).run(unittest.TestResult())
+        self.assertGreater(len(outcomes), 40)
+        return {each.rule for each in outcomes if each.outcome not in (Status.PASSED, Status.NOT_DECLARED, Status.NOT_PROVOKED)}
+
+    def test_one_of_a_rule_is_none_too_many(self) -> None:
+        for number in range(1, 8):
+            with self.subTest(number):
+                self.assertEqual(self.failed({number}), set())
+
+    def test_all_are(self) -> None:
+        """Each message comes twice: what succeeds first is forgotten."""
+        self.assertLessEqual(
+            {f"CON-{number}" for number in "05 06 07 08 09 11 12 19 23 24 27 29".split()},
+            self.failed(range(1, 10**6, 2)),
         )

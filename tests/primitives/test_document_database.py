@@ -6,6 +6,7 @@ import os
 import random
 import unittest
 import uuid
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,6 +161,17 @@ class TestDifference(unittest.TestCase):
     def test_equal_values_differ_in_nothing(self) -> None:
         for value in (1, 1.0, True, None, "a", [1, {"a": (2,)}], {"a": {"b": [None]}}, float("nan"), b"a", nested(31)):
             self.assertEqual(difference(copy.deepcopy(value), value), "")
+
+    def test_a_container_may_be_of_a_subclass_and_a_scalar_may_not(self) -> None:
+        class Rows(list[Any]):
+            """Of a driver."""
+
+        class Text(str):
+            """Of a driver."""
+
+        self.assertEqual(difference(OrderedDict(b=Rows([1]), a={}), {"a": {}, "b": [1]}), "")
+        self.assertEqual(difference(Rows([Text("a")]), ["a"]), "[0] is of type Text, not str")
+        self.assertEqual(difference((1,), [1]), "it is of type tuple, not list")
 
     def test_a_difference_is_located(self) -> None:
         for observed, expected, said in (

@@ -4,8 +4,11 @@ import importlib.util
 import os
 import tracemalloc
 import unittest
+from collections import UserDict
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import anyio
 import anyio.abc
@@ -18,7 +21,7 @@ from omnitck.reference.object_storage import CAPABILITIES, MemoryObjectBackend, 
 from omnitck.selftest.laws import reference_suite
 from omnitck.shared.capabilities import known_capabilities
 from omnitck.shared.exceptions import NotFoundError, ObjectNotFoundError
-from omnitck.shared.models import ObjectLimits
+from omnitck.shared.models import ObjectInfo, ObjectLimits
 from tests.helpers import on_each_backend, outcome_of
 
 no_trio = importlib.util.find_spec("trio") is None and not os.environ.get("OMNITCK_REQUIRE_BACKENDS")
@@ -129,6 +132,52 @@ class TestVerdicts(unittest.TestCase):
         finally:
             tracemalloc.stop()
         self.assertEqual(outcome.outcome, Status.PASSED)
+
+    def test_memory_is_judged_by_parts_of_which_a_call_takes_less(self) -> None:
+        limits = ObjectLimits(part_bytes=64)
+        for joins, expected in ((False, Status.PASSED), (True, Status.FAILED)):
+
+            class Joining(MemoryObjectStorage):
+                async def sent(self, key: str, data: object, joins: bool = joins) -> tuple[bytes, ...]:
+                    parts = await super().sent(key, data)
+                    return (b"".join(parts),) if joins else parts
+
+            async def make_provider(self: Any, provider: Any = Joining, **config: Any) -> MemoryObjectStorage:
+                store: MemoryObjectStorage = provider(MemoryObjectBackend(limits=limits), capabilities=self.declared)
+                return store
+
+            suite = reference_suite("object_storage", limits=limits, make_provider=make_provider)
+            outcome, _ = outcome_of(suite, "test_ob_20_streams_need_little_memory")
+            self.assertEqual(outcome.outcome, expected)
+
+    def test_metadata_may_be_a_view_and_may_not_be_an_alias(self) -> None:
+        class Frozen(MemoryObjectStorage):
+            def info(self, key: str, stored: Any) -> ObjectInfo:
+                return replace(super().info(key, stored), metadata=MappingProxyType(dict(stored.metadata)))
+
+        class Shared(MemoryObjectStorage):
+            """Hands out one and the same mapping, which is no `dict`, each time."""
+
+            known: ClassVar[dict[int, UserDict[str, str]]] = {}
+
+            def info(self, key: str, stored: Any) -> ObjectInfo:
+                metadata = self.known.setdefault(stored.number, UserDict(stored.metadata))
+                return replace(super().info(key, stored), metadata=metadata)
+
+        for provider, expected in ((Frozen, Status.PASSED), (Shared, Status.FAILED)):
+            outcome, _ = outcome_of(reference_suite("object_storage", provider), "test_com_17_stored_values_have_no_alias")
+            self.assertEqual(outcome.outcome, expected)
+
+    def test_a_life_without_an_end_is_refused_whatever_is_declared(self) -> None:
+        for most in (60.0, float(2**60), float("inf")):
+            limits = ObjectLimits(max_presign=most)
+
+            async def make_provider(self: Any, limits: ObjectLimits = limits, **config: Any) -> MemoryObjectStorage:
+                return MemoryObjectStorage(MemoryObjectBackend(limits=limits), capabilities=self.declared)
+
+            suite = reference_suite("object_storage", limits=limits, make_provider=make_provider)
+            outcome, _ = outcome_of(suite, "test_ob_29_a_life_that_cannot_be_is_refused")
+            self.assertEqual((outcome.outcome, outcome.message), (Status.PASSED, ""))
 
     def test_a_missing_container_may_be_said_when_connecting(self) -> None:
         for error, expected in (

@@ -2,8 +2,18 @@
 
 import unittest
 from dataclasses import FrozenInstanceError
+from typing import Any
 
-from omnitck.shared.models import CacheLimits, DocumentLimits, Entry, Limits, ObjectLimits, SecretLimits
+from omnitck.shared.models import (
+    CacheLimits,
+    DelayLimits,
+    DocumentLimits,
+    Entry,
+    Limits,
+    MessageLimits,
+    ObjectLimits,
+    SecretLimits,
+)
 
 
 class TestLimits(unittest.TestCase):
@@ -45,10 +55,47 @@ class TestLimits(unittest.TestCase):
             [
                 "key_bytes is 'many', not a number",
                 "value_bytes is None, not a number",
-                "staleness is nan, below 0",
+                "staleness is nan, not a number",
                 "page_size is True, not a number",
             ],
         )
+        self.assertEqual(
+            Limits(key_bytes=256.5, value_bytes=float("inf"), page_size=10.0).broken_floors(),  # type: ignore[arg-type]
+            ["key_bytes is 256.5, not a whole number", "value_bytes is inf, not a whole number"],
+        )
+
+    def test_what_nothing_can_be_counted_with_is_replaced_by_what_every_provider_meets(self) -> None:
+        sound = Limits(key_bytes=1, min_ttl=100.0)
+        self.assertIs(sound.usable(), sound)
+        wrong: dict[str, Any] = {"key_bytes": "many", "value_bytes": None, "page_size": 10.0, "batch_size": 2.5, "staleness": -1}
+        limits = Limits(**wrong, min_ttl=float("nan"))
+        usable = limits.usable()
+        self.assertEqual(usable, Limits(page_size=10))
+        self.assertIs(type(usable.page_size), int)
+
+    def test_a_class_takes_what_it_knows_from_a_base_or_from_one_that_derives_from_it(self) -> None:
+        class Own(MessageLimits):
+            """Of a provider."""
+
+        for kind, given, expected in (
+            (Limits, Limits(key_bytes=300), Limits(key_bytes=300)),
+            (CacheLimits, Limits(key_bytes=300), CacheLimits(key_bytes=300)),
+            (DelayLimits, MessageLimits(redeliver=3.0, headers=9), DelayLimits(redeliver=3.0, headers=9)),
+            (DelayLimits, Own(redeliver=3.0), DelayLimits(redeliver=3.0)),
+            (
+                MessageLimits,
+                DelayLimits(redeliver=3.0, key_bytes=70, max_delay=1000.0),
+                MessageLimits(redeliver=3.0, key_bytes=70),
+            ),
+            (Limits, CacheLimits(key_bytes=300), Limits(key_bytes=300)),
+            # There a key is a topic, of which less is demanded.
+            (Limits, MessageLimits(key_bytes=70, batch_size=5), Limits(batch_size=5)),
+            (CacheLimits, MessageLimits(batch_size=5), CacheLimits()),
+            (SecretLimits, ObjectLimits(key_bytes=300), SecretLimits()),
+        ):
+            with self.subTest(kind=kind.__name__, given=given):
+                adopted = kind.adopted(given)
+                self.assertEqual((type(adopted), adopted), (kind, expected))
 
     def test_each_contract_has_its_own_floors(self) -> None:
         for kind in (CacheLimits, SecretLimits, ObjectLimits, DocumentLimits):
