@@ -17,7 +17,7 @@ LAYERS = (
     ("instruments",),
     ("common",),
     ("primitives", "messaging", "policies"),
-    ("report",),
+    ("report", "unusual"),
     ("concurrent",),
     ("suites",),
     ("certifying", "selftest"),

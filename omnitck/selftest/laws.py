@@ -2,7 +2,8 @@
 
 The laws: a reference passes every rule with every capability declared, without a skip; undeclaring a capability skips exactly its
 rules; each defect *fails* (no error, no hang) the rules it names, and no other; each rule is failed by at least one defect; the
-text of a failure holds the rule's id, what was expected and observed, and no credential.
+text of a failure holds the rule's id, what was expected and observed, and no credential; and no rule rejects a provider that is
+unusual but correct, with one rule at a time or with many.
 
 A policy is proven whole on one contract, where every defect meets its rules too. On the others it meets the reference and the
 defects that name a rule of it: all combinations of policies, defects and rules would grow with each policy that is added.
@@ -21,6 +22,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from omnitck.concurrent import ConcurrentSuite
 from omnitck.defects import Defect, defects_of
 from omnitck.kit.checks import catalogue
 from omnitck.kit.contract import Policy
@@ -29,8 +31,9 @@ from omnitck.kit.text import UsageError
 from omnitck.registry import BUILT_IN, find
 from omnitck.report.audits import sum_up
 from omnitck.selftest.reference import CREDENTIAL
+from omnitck.unusual import unusual_of
 
-__all__ = ["SelftestReport", "proven", "reference_suite", "selftest", "suite_of"]
+__all__ = ["SelftestReport", "proven", "reference_suite", "selftest", "suite_of", "unusual_suite"]
 
 
 class _TestCase(unittest.IsolatedAsyncioTestCase):
@@ -41,6 +44,9 @@ class _TestCase(unittest.IsolatedAsyncioTestCase):
 
 
 POLICIES_ARE_PROVEN_ON = "kv_store"
+
+MANY_AT_A_TIME = 16
+"""Rules of an unusual suite that run at once, the second time."""
 
 
 @functools.cache
@@ -92,9 +98,15 @@ def _has_subject(policy: type[Any], mixin: type[Any]) -> bool:
     return any(each.owner is policy for each in catalogue(type(mixin.__name__, (mixin, policy), {})))
 
 
+def unusual_suite(contract: str, number: int) -> type[Any]:
+    """The unusual suite of that *number* of *contract*, with a TestCase."""
+    found = unusual_of(contract)[number]
+    return type(f"Unusual_{contract}_{found.name}", (found.suite, unittest.IsolatedAsyncioTestCase), {"__module__": __name__})
+
+
 @dataclass
 class SelftestReport:
-    """What the selftest found. It is a success if the three lists are empty."""
+    """What the selftest found. It is a success if the four lists are empty."""
 
     rules: int = 0
     defects: int = 0
@@ -104,11 +116,16 @@ class SelftestReport:
     defects_not_caught: list[str] = field(default_factory=list)
     """One sentence for each defect that failed other rules than it names."""
     reference_failures: list[str] = field(default_factory=list)
+    unusual: int = 0
+    """Correct providers of an unusual kind."""
+    unusual_rejected: list[str] = field(default_factory=list)
+    """One sentence for each rule that rejected one."""
 
     @property
     def ok(self) -> bool:
         """Whether the kit can be trusted."""
-        return bool(self.rules) and not (self.rules_without_defect or self.defects_not_caught or self.reference_failures)
+        wrong = self.rules_without_defect, self.defects_not_caught, self.reference_failures, self.unusual_rejected
+        return bool(self.rules) and not any(wrong)
 
 
 def selftest(contracts: Sequence[str] = (), *, jobs: int = 0, progress: Callable[[str], None] | None = None) -> SelftestReport:
@@ -122,45 +139,62 @@ def selftest(contracts: Sequence[str] = (), *, jobs: int = 0, progress: Callable
         if name not in proven():
             raise UsageError(f"{name!r} has no reference of its own to prove it with: give one of {', '.join(proven())}.")
 
-    tasks: list[Callable[[], tuple[str, str, list[str]]]] = []
+    tasks: list[Task] = []
+    waiting: list[Task] = []
     for name in names:
         tasks.append(partial(_check_reference, name))
         tasks += [partial(_check_without, name, each) for each in sorted(suite_of(name).capabilities)]
         count = len(defects_of(name))
         report.defects += count
         tasks += [partial(_check_defect, name, number) for number in range(count)]
+        strange = len(unusual_of(name))
+        report.unusual += strange
+        waiting += [partial(_check_unusual, name, number, many) for many in (1, MANY_AT_A_TIME) for number in range(strange)]
         suite = reference_suite(name)
         rules = {each.id for each in catalogue(suite)}
         report.rules += len(rules)
         report.rules_without_defect += sorted(rules - {id for defect in defects_of(name) for id in defect.rules})
 
-    for number, (kind, name, problems) in enumerate(_run(tasks, jobs or os.cpu_count() or 1), 1):
+    total = len(tasks) + len(waiting)
+    for number, (kind, name, problems) in enumerate(_run(tasks, waiting, jobs or os.cpu_count() or 1), 1):
         if progress is not None:
-            progress(f"{number:3}/{len(tasks)} {kind} {name}: {'NOT AS IT SHOULD BE' if problems else 'ok'}")
+            progress(f"{number:3}/{total} {kind} {name}: {'NOT AS IT SHOULD BE' if problems else 'ok'}")
         if kind == "defect":
             report.caught += not problems
             report.defects_not_caught += [f"{name} {each}" for each in problems]
+        elif kind == "unusual":
+            report.unusual_rejected += [f"{name}: {each}" for each in problems]
         else:
             report.reference_failures += [f"{name}: {each}" for each in problems]
     return report
 
 
-def _run(tasks: list[Callable[[], tuple[str, str, list[str]]]], jobs: int) -> Iterator[tuple[str, str, list[str]]]:
+Task = Callable[[], tuple[str, str, list[str]]]
+"""What is checked, the name of it, and what is wrong."""
+
+WAITING = 8
+"""Processes for what waits far more than it computes: for real clocks."""
+
+
+def _run(tasks: Sequence[Task], waiting: Sequence[Task], jobs: int) -> Iterator[tuple[str, str, list[str]]]:
+    """What becomes of all of them, in *jobs* processes; those that mostly wait are done beside, if there may be several."""
     if jobs == 1:
-        for task in tasks:
+        for task in (*tasks, *waiting):
             yield task()
         return
 
     # Not by fork: who calls may have threads, and a lock that one of them holds would stay locked in a child.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from [future.result() for future in [pool.submit(task) for task in tasks]]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context) as pool, ProcessPoolExecutor(WAITING, context) as beside:
+        futures = [pool.submit(task) for task in tasks] + [beside.submit(task) for task in waiting]
+        yield from (future.result() for future in futures)
 
 
-def _outcomes(suite: type[Any]) -> dict[str, Outcome]:
+def _outcomes(suite: type[Any], jobs: int = 1) -> dict[str, Outcome]:
     """Run a suite with nothing printed; its outcomes by rule, and of each audit one for all that it watched."""
     heard: dict[str, list[Outcome]] = {}
     with listening(lambda cls, outcome: heard.setdefault(outcome.rule, []).append(outcome) if cls is suite else None):
-        unittest.defaultTestLoader.loadTestsFromTestCase(suite).run(unittest.TestResult())
+        ConcurrentSuite(unittest.defaultTestLoader.loadTestsFromTestCase(suite), jobs).run(unittest.TestResult())
     return {id: sum_up(each) if each[0].during else each[0] for id, each in heard.items()}
 
 
@@ -192,6 +226,17 @@ def _check_defect(contract: str, number: int) -> tuple[str, str, list[str]]:
     with _seeded("0"):
         outcomes = _outcomes(suite)
     return "defect", defect.name, list(_problems(defect, outcomes))
+
+
+def _check_unusual(contract: str, number: int, jobs: int) -> tuple[str, str, list[str]]:
+    """No rule rejects what obeys it: what the suite cannot show is not declared, or not provoked."""
+    suite = unusual_suite(contract, number)
+    outcomes = _outcomes(suite, jobs)
+    fine = Status.PASSED, Status.NOT_DECLARED, Status.NOT_PROVOKED
+    problems = [f"{each.rule} {each.outcome}: {each.message}" for each in outcomes.values() if each.outcome not in fine]
+    core = [each.id for each in catalogue(suite) if not each.needs and not each.rule.ambient]
+    problems += [f"{id} was not run" for id in core if id not in outcomes]
+    return "unusual", f"{contract} {unusual_of(contract)[number].name} with jobs={jobs}", problems
 
 
 @contextmanager

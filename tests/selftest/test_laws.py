@@ -16,6 +16,7 @@ from omnitck.policies.multi_tenancy import MultiTenancyPolicy
 from omnitck.selftest import laws
 from omnitck.selftest.laws import SelftestReport
 from omnitck.selftest.reference import CREDENTIAL
+from omnitck.unusual import Unusual, unusual_of
 
 
 class TestLaws(unittest.TestCase):
@@ -23,11 +24,19 @@ class TestLaws(unittest.TestCase):
         told: list[str] = []
         report = laws.selftest(jobs=os.cpu_count() or 1, progress=told.append)
         rules = sum(len(catalogue(laws.reference_suite(each))) for each in laws.proven())
-        self.assertEqual(report.defects_not_caught + report.reference_failures, [])
-        self.assertEqual(report, SelftestReport(rules=rules, defects=report.defects, caught=report.defects))
+        self.assertEqual(report.defects_not_caught + report.reference_failures + report.unusual_rejected, [])
+        counted = SelftestReport(rules=rules, defects=report.defects, caught=report.defects, unusual=report.unusual)
+        self.assertEqual(report, counted)
         self.assertTrue(report.ok)
         self.assertGreaterEqual(report.defects, report.rules)
         self.assertEqual([each for each in told if not each.endswith(": ok")], [])
+
+    def test_each_contract_has_correct_providers_of_an_unusual_kind(self) -> None:
+        for contract in laws.proven():
+            kinds = unusual_of(contract)
+            self.assertGreaterEqual(len(kinds), 3, contract)
+            self.assertIn("Plainest", [each.name for each in kinds])
+            self.assertEqual([each.name for each in kinds if not each.story], [])
 
 
 class Toy:
@@ -86,13 +95,19 @@ def defect(provider: type, *rules: str, without: str = "") -> Defect:
     return Defect(provider.__name__, "toy", "", provider, frozenset(rules), frozenset(without.split()))
 
 
-def report(*defects: Defect, suite: type[Contract] = ToySuite, policies: tuple[type[Contract], ...] = ()) -> SelftestReport:
+def report(
+    *defects: Defect,
+    suite: type[Contract] = ToySuite,
+    policies: tuple[type[Contract], ...] = (),
+    unusual: tuple[Unusual, ...] = (),
+) -> SelftestReport:
     """What the selftest says of a kit whose only contract is that of *suite*."""
     with (
         mock.patch.object(laws, "proven", return_value=("toy",)),
         mock.patch.object(laws, "suite_of", return_value=suite),
         mock.patch.object(laws, "policies", return_value=policies),
         mock.patch.object(laws, "defects_of", return_value=list(defects)),
+        mock.patch.object(laws, "unusual_of", return_value=list(unusual)),
     ):
         return laws.selftest(jobs=1)
 
@@ -122,6 +137,16 @@ class TestBrokenLaws(unittest.TestCase):
     def test_a_defect_whose_rule_is_not_declared(self) -> None:
         found = report(defect(Mute, "TOY-01"), defect(Dark, "TOY-02", without="light"))
         self.assertEqual(found.defects_not_caught, ["Dark passed TOY-02"])
+
+    def test_a_correct_provider_that_is_rejected(self) -> None:
+        plain = type("Plain", (ToySuite,), {"capabilities": frozenset()})
+        mute = type("Mumbling", (ToySuite,), {"provider": Mute})
+        kinds = Unusual("Plain", "toy", "", plain), Unusual("Mumbling", "toy", "", mute)
+        found = report(defect(Mute, "TOY-01"), defect(Dark, "TOY-02"), unusual=kinds)
+        self.assertEqual((found.unusual, found.caught, found.ok), (2, 2, False))
+        self.assertEqual(len(found.unusual_rejected), 2)
+        for told, jobs in zip(found.unusual_rejected, (1, laws.MANY_AT_A_TIME), strict=True):
+            self.assertRegex(told, f"(?s)^toy Mumbling with jobs={jobs}: TOY-01 failed: .*expected  'ring'")
 
     def test_a_defect_that_ends_in_an_error(self) -> None:
         error = "TOY-01 could not be judged: HookError: make_provider raised OSError: no battery"
