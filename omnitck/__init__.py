@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from omnitck.concurrent import ConcurrentSuite
     from omnitck.kit.contract import Contract, Policy
     from omnitck.kit.definition import Definition, Operation
+    from omnitck.kit.outcomes import StaleDeviationWarning
     from omnitck.kit.rules import audit, rule
     from omnitck.kit.text import UsageError
     from omnitck.kit.trial import Trial
@@ -24,6 +25,7 @@ __all__ = [
     "Definition",
     "Operation",
     "Policy",
+    "StaleDeviationWarning",
     "Trial",
     "UsageError",
     "__version__",
@@ -42,6 +44,7 @@ _HOMES = {
     "Definition": "omnitck.kit.definition",
     "Operation": "omnitck.kit.definition",
     "Policy": "omnitck.kit.contract",
+    "StaleDeviationWarning": "omnitck.kit.outcomes",
     "Trial": "omnitck.kit.trial",
     "UsageError": "omnitck.kit.text",
     "audit": "omnitck.kit.rules",

@@ -1,7 +1,7 @@
 """`python -m omnitck`: certify a provider, read the rules, check the kit itself.
 
-Exit status: 0 conformant (known deviations included), 1 a rule failed, 2 bad usage or input, 3 inconclusive, 4 the kit's own
-selftest failed, 5 nothing ran.
+Exit status: 0 no rule failed (one that deviates as known is named), 1 a rule failed, 2 bad usage or input, 3 inconclusive, 4 the
+kit's own selftest failed, 5 nothing ran. Where several hold, it is the first of 1, 2, 3 and 5.
 """
 
 import argparse
@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 
 from omnitck.kit.checks import catalogue, known_by
 from omnitck.kit.contract import Contract, Policy
-from omnitck.kit.text import UsageError, describe, suggest
+from omnitck.kit.rules import check_docstrings
+from omnitck.kit.text import UsageError, describe, describe_error, place_of, suggest
 from omnitck.registry import find, registered
-from omnitck.report.certificate import Certificate
+from omnitck.report.certificate import Certificate, Verdict
 from omnitck.report.specification import defects_by_rule, kind_of, purpose_of, specification, tables, title_of
 from omnitck.report.terminal import Printer, Progress, standard_output, summarize
 from omnitck.shared.capabilities import PROFILES
@@ -33,6 +34,7 @@ CERTIFICATE = "omnitck-certificate.json"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line *arguments*, and return the exit status."""
     try:
+        check_docstrings()
         options = _parser().parse_args(arguments)
         return int(options.run(options))
     except UsageError as error:
@@ -40,11 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         Printer(sys.stderr).line("omnitck: interrupted")
         return 130
+    except Exception as error:  # 1 would say that a rule failed.
+        return _complain(f"the kit could not go on: {describe_error(error)}, raised in {place_of(error, in_kit=True)}.", 3)
 
 
-def _complain(sentence: str) -> int:
+def _complain(sentence: str, status: int = 2) -> int:
     Printer(sys.stderr).line(f"omnitck: error: {sentence}")
-    return 2
+    return status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,8 +95,8 @@ def _add_certify(commands: Any) -> None:
         description="Run every rule of a contract, and of the policies composed with it, against a provider, and write the "
         "certificate. For example: omnitck certify acme.stores:make_store --contract kv_store --policy multi_tenancy "
         "--capability ttl,counter",
-        epilog="Jobs, seed, deadline, patience and grace are also taken from variables such as OMNITCK_JOBS, and from the "
-        "configuration: a flag comes before a variable, and a variable before the configuration.",
+        epilog="Jobs, processes, seed, deadline, patience and grace are also taken from variables such as OMNITCK_JOBS, and from "
+        "the configuration: a flag comes before a variable, and a variable before the configuration.",
     )
     certify.add_argument(
         "targets",
@@ -112,12 +116,26 @@ def _add_certify(commands: Any) -> None:
     )
     what.add_argument("--profile", metavar="NAME", help=f"a named set of capabilities: {' or '.join(PROFILES)}")
     what.add_argument(
+        "--hook",
+        type=_hook,
+        action="append",
+        default=[],
+        metavar="NAME=FUNCTION",
+        help="a hook of the suite beside the target: a coroutine function without self, as package.module:function; repeatable",
+    )
+    what.add_argument(
         "-r", "--rule", **{**names, "metavar": "ID"}, help="only this rule; repeatable; KV-0* stands for all that begin so"
     )
     what.add_argument("--config", metavar="FILE", help="TOML with a table [tool.omnitck]; by default ./pyproject.toml")
 
     how = certify.add_argument_group("how it is run")
-    how.add_argument("--jobs", type=_at_least_1, metavar="N", help="rules at a time; by default 1")
+    how.add_argument("--jobs", type=_at_least_1, metavar="N", help="rules at a time, each in a thread; by default 1")
+    how.add_argument(
+        "--processes",
+        type=_at_least_1,
+        metavar="N",
+        help="processes that share the rules of a suite, for clients that cannot have several event loops; by default 1",
+    )
     how.add_argument("--seed", type=int, metavar="N", help="of everything random, to repeat a run; by default 0")
     how.add_argument("--deadline", type=_above_0, metavar="S", help="seconds for a rule, in place of each rule's own")
     how.add_argument("--patience", type=_above_0, metavar="X", help="multiply every deadline, for a slow backend")
@@ -156,6 +174,13 @@ def _above_0(text: str) -> float:
     return number
 
 
+def _hook(text: str) -> tuple[str, str]:
+    name, _, function = text.partition("=")
+    if not name or not function:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=package.module:function")
+    return name, function
+
+
 _at_least_1.__name__ = "whole number"  # argparse names a type by this.
 _above_0.__name__ = "number"
 
@@ -174,35 +199,40 @@ def _certify(options: argparse.Namespace) -> int:
         rules=tuple(options.rule),
         grace=_setting("grace", options.grace, config, _above_0, 10.0),
         isolate=options.isolate,
+        processes=_setting("processes", options.processes, config, _at_least_1, 1),
     )
-    sources = recipes if options.isolate else [each.build() for each in recipes]
     output = standard_output()
     progress = Progress(output, verbosity=2 if options.verbose else 0 if options.quiet else 1)
     try:
-        certificate = follower.run_suites(sources, settings, progress)
+        certificate = follower.run_suites(recipes, settings, progress)
     finally:
         progress.end()
-    summarize(certificate, output, brief=options.quiet)
-    return _write(certificate, options, config, output)
+    try:
+        summarize(certificate, output, brief=options.quiet)
+    finally:  # What was found out is kept, whatever becomes of its printing.
+        status = _write(certificate, options, config, output)
+    return status
 
 
 def _write(certificate: Certificate, options: argparse.Namespace, config: Mapping[str, Any], output: Printer) -> int:
     """Write the files; a report that cannot be written goes to the terminal, so that the run is not lost."""
     file = options.output or config.get("output") or (None if certificate.selection else CERTIFICATE)
-    status, lost = certificate.exit_status, False
+    lost = False
     for path, title in ((file, "certificate"), (options.json or config.get("json"), "report")):
         if not path:
             continue
         try:
             certificate.write(path)
         except OSError as error:
-            lost, status = True, _complain(f"the {title} cannot be written to {path!r}: {error.strerror or error}.")
+            lost = True
+            _complain(f"the {title} cannot be written to {path!r}: {error.strerror or error}.")
         else:
             if not options.quiet:
                 output.line(f"{title}: {path}")
     if lost:
         output.raw(certificate.as_json())
-    return status
+    failed = certificate.verdict is Verdict.NOT_CONFORMANT
+    return 2 if lost and not failed else certificate.exit_status
 
 
 def _recipes(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Recipe]:
@@ -218,7 +248,8 @@ def _recipes(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Rec
     if options.targets:
         contracts = _contracts(_split(options.contract), _split(options.policy))
         suites = [Recipe(each, contracts) for each in options.targets]
-    return [replace(each, declarations={**each.declarations, **common}) for each in suites]
+    hooks = dict(options.hook)
+    return [replace(each, declarations={**each.declarations, **common}, hooks={**each.hooks, **hooks}) for each in suites]
 
 
 def _split(texts: Iterable[str]) -> list[str]:
@@ -239,6 +270,7 @@ def _contracts(contracts: Sequence[str], policies: Sequence[str]) -> tuple[str, 
 _KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "suites": ((list,), "a list of tables"),
     "jobs": ((int,), "a whole number"),
+    "processes": ((int,), "a whole number"),
     "seed": ((int,), "a whole number"),
     "patience": ((int, float), "a number"),
     "deadline": ((int, float), "a number of seconds"),
@@ -254,6 +286,7 @@ _SUITE_KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "capabilities": ((list,), "a list of names"),
     "profile": ((str,), "the name of a profile"),
     "known_deviations": ((dict,), "a table of rule ids and reasons"),
+    "hooks": ((dict,), 'a table of hooks and functions, such as { advance = "package.module:function" }'),
 }
 
 
@@ -299,7 +332,8 @@ def _suite(entry: object, where: str) -> Recipe:
         raise UsageError(f"{where} has no target: give package.module:name.")
 
     contracts = _contracts(_split([entry.get("contract", "")]), entry.get("policies", []))
-    return Recipe(entry["target"], contracts, {key: entry[key] for key in _SUITE_DECLARATIONS & entry.keys()})
+    declarations = {key: entry[key] for key in _SUITE_DECLARATIONS & entry.keys()}
+    return Recipe(entry["target"], contracts, declarations, entry.get("hooks", {}))
 
 
 def _check_keys(values: Mapping[str, Any], known: Mapping[str, tuple[tuple[type, ...], str]], where: str) -> None:
@@ -311,6 +345,8 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, tuple[tuple[type,
         good = isinstance(value, kinds) and not isinstance(value, bool)
         if good and key in ("policies", "capabilities"):
             good = all(isinstance(each, str) for each in value)
+        if good and key == "hooks":
+            good = all(isinstance(each, str) for each in value.values())
         if not good:
             raise UsageError(f"{where}.{key} is {describe(value)}, not {words}.")
 
@@ -455,11 +491,15 @@ def _selftest(options: argparse.Namespace) -> int:
     if options.json:
         output.raw(json.dumps(asdict(report), indent=2) + "\n")
     else:
-        output.line(f"{report.rules} rules, {report.defects} defects, {report.caught} caught")
+        output.line(
+            f"{report.rules} rules, {report.defects} defects, {report.caught} caught; "
+            f"{report.unusual} unusual providers, {len(report.unusual_rejected)} rejections"
+        )
         for title, entries in (
             ("rule without a defect", report.rules_without_defect),
             ("defect not caught", report.defects_not_caught),
             ("reference failure", report.reference_failures),
+            ("correct provider rejected", report.unusual_rejected),
         ):
             for entry in entries:
                 output.line(f"{title}: {entry}")

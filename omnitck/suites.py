@@ -5,13 +5,15 @@ import sys
 import types
 import unittest
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeGuard, cast
 from weakref import WeakKeyDictionary
 
 from omnitck.concurrent import ConcurrentSuite
-from omnitck.kit.checks import DECLARATIONS, HOOKS
+from omnitck.kit.checks import DECLARATIONS, HOOKS, PROVIDING, is_factory
 from omnitck.kit.contract import Contract, plan_of
+from omnitck.kit.definition import Definition
 from omnitck.kit.rules import Entry
 from omnitck.kit.text import UsageError, describe, suggest
 from omnitck.registry import BUILT_IN, find, is_registered, resolve
@@ -28,7 +30,8 @@ __all__ = [
     "select",
 ]
 
-Factory = Callable[..., Awaitable[Any]]
+Factory = Callable[..., Awaitable[Any] | AbstractAsyncContextManager[Any]]
+"""A coroutine function, or one that `contextlib.asynccontextmanager` made."""
 Suite = type[unittest.IsolatedAsyncioTestCase]
 
 # Suites.
@@ -44,8 +47,9 @@ def compose(
     """A suite of one contract and any policies, as if it were written as a class in the caller's module.
 
     *make_provider* and the optional hooks (`unreachable_provider`, `backend_address`, `advance`, those of the contract) are
-    coroutine functions without `self`. Without *capabilities*, those are declared that *make_provider* has as an attribute of
-    this name, or none. The other declarations are those of `Contract` and of the contract itself. Raises UsageError.
+    coroutine functions without `self`; what makes a provider may also be made by `contextlib.asynccontextmanager`. Without
+    *capabilities*, those are declared that *make_provider* has as an attribute of this name, or none. The other declarations are
+    those of `Contract` and of the contract itself. Raises UsageError.
     """
     given = {"make_provider": make_provider, **declarations}
     if capabilities is not None:
@@ -161,13 +165,12 @@ def compose_in(
 
 def _new_class(name: str, qualname: str, module: str, bases: tuple[Any, ...], declarations: Mapping[str, Any]) -> Suite:
     body: dict[str, Any] = {"__module__": module, "__qualname__": qualname}
-    definitions = [each.definition for base in bases for each in base.__mro__ if "definition" in vars(each)]
-    hooks = (*HOOKS, *(name for each in definitions for name in each.hooks))
-    data = (*DECLARATIONS, *(name for each in definitions for name in each.data))
+    hooks = _hooks_of(bases)
+    data = (*DECLARATIONS, *(name for each in _definitions_of(bases) for name in each.data))
     for key, value in declarations.items():
         if key in hooks:
-            if not inspect.iscoroutinefunction(value):
-                raise UsageError(f"{key} is {describe(value)}, no coroutine function: write it with `async def`.")
+            if not (is_factory(value) if key in PROVIDING else inspect.iscoroutinefunction(value)):
+                raise UsageError(f"{key} is {describe(value)}, {_no_coroutine_function(value)}")
             # Static, so that the signature which the kit inspects is the function's own.
             body[key] = staticmethod(value)
         elif key in data:
@@ -175,6 +178,23 @@ def _new_class(name: str, qualname: str, module: str, bases: tuple[Any, ...], de
         else:
             raise UsageError(f"unknown declaration {key!r}; {suggest(key, (*hooks, *data))}")
     return cast("Suite", types.new_class(name, bases, exec_body=lambda namespace: namespace.update(body)))
+
+
+def _definitions_of(bases: Iterable[Any]) -> list[Definition]:
+    return [each.definition for base in bases for each in base.__mro__ if "definition" in vars(each)]
+
+
+def _hooks_of(bases: Iterable[Any]) -> tuple[str, ...]:
+    """What a suite of *bases* may have as hooks."""
+    return (*HOOKS, *(name for each in _definitions_of(bases) for name in each.hooks))
+
+
+def _no_coroutine_function(function: object) -> str:
+    """The end of a sentence that refuses *function*."""
+    if inspect.isasyncgenfunction(function):
+        return "an async generator function: decorate it with `contextlib.asynccontextmanager`."
+
+    return "no coroutine function: write it with `async def`."
 
 
 # Suites as plain data, so that another process can make the same one.
@@ -185,38 +205,55 @@ class Recipe:
     """What a suite is made of, in nothing but text and numbers."""
 
     target: str
-    """`package.module:name` of a coroutine function, or of a suite."""
+    """`package.module:name` of a factory, or of a suite."""
     contracts: tuple[str, ...] = ()
     """Names, or `package.module:Class`; none where the target is a suite."""
     declarations: Mapping[str, Any] = field(default_factory=dict)
     """What a suite declares as data."""
     hooks: Mapping[str, str] = field(default_factory=dict)
-    """The coroutine functions beside the target, each as `package.module:name`."""
+    """The coroutine functions beside the target, each without `self`, as `package.module:name`."""
     class_name: str | None = None
 
     def build(self) -> Suite:
         """Make the suite. Raises UsageError."""
         target = resolve_target(self.target)
         declarations = {key: _revive(key, value) for key, value in self.declarations.items()}
-        declarations |= {key: resolve(value) for key, value in self.hooks.items()}
         if is_suite(target):
             if self.contracts:
                 raise UsageError(f"target {self.target!r} is a suite, which has its contract already: leave the contract out.")
 
-            return specialise(target, declarations)
+            return specialise(target, {**declarations, **self._resolved_hooks([target])})
 
         if not self.contracts:
             raise UsageError(f"target {self.target!r} needs a contract to be certified for; {suggest('', BUILT_IN)}")
 
-        contracts = [cast("type", resolve(each)) if ":" in each else each for each in self.contracts]
+        contracts = [cast("type", resolve(each)) if ":" in each else find(each) for each in self.contracts]
+        declarations |= self._resolved_hooks(contracts)
         name = self.class_name or getattr(target, "__name__", None)
         return compose_in(target.__module__ or __name__, contracts, {"make_provider": target, **declarations}, name, self)
 
+    def _resolved_hooks(self, bases: Iterable[type]) -> dict[str, object]:
+        resolved = {}
+        known = set(_hooks_of(bases)) - {"make_provider"}
+        for hook, name in self.hooks.items():
+            if hook == "make_provider":
+                raise UsageError("hook 'make_provider' is what the target is: name the factory there.")
+            if hook not in known:
+                raise UsageError(f"unknown hook {hook!r}; {suggest(hook, known)}")
+            try:
+                resolved[hook] = resolve(name)
+            except UsageError as error:
+                raise UsageError(f"hook {hook!r}: {error}") from error
+        return resolved
+
     def command(self) -> str:
-        """The command that repeats one rule, with `{rule}` in it; nothing if a shell could not say it."""
-        said = {"capabilities", "profile", "patience", "deadline", "backend", "again"}
+        """The command that repeats one rule, with `{rule}` in it; nothing if a shell could not say it.
+
+        It leaves known deviations out: where the rule is one, its failure is what is looked for.
+        """
+        said = {"capabilities", "profile", "known_deviations", "patience", "deadline", "backend", "again"}
         capabilities = self.declarations.get("capabilities")
-        if self.hooks or self.declarations.keys() - said or isinstance(capabilities, str) or ":" in "".join(self.contracts):
+        if self.declarations.keys() - said or isinstance(capabilities, str) or ":" in "".join(self.contracts):
             return ""
 
         words = [
@@ -228,6 +265,8 @@ class Recipe:
             words.append(f"--capability {','.join(map(str, capabilities))}")
         if self.declarations.get("profile"):
             words.append(f"--profile {self.declarations['profile']}")
+        words += [f"--hook {hook}={name}" for hook, name in self.hooks.items()]
+        words += [f"--{each} {self.declarations[each]:g}" for each in ("patience", "deadline") if self.declarations.get(each)]
         return " ".join([*words, "--rule {rule}"])
 
 
@@ -271,7 +310,7 @@ def _plain(declarations: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
     data: dict[str, Any] = {}
     hooks: dict[str, str] = {}
     for key, value in declarations.items():
-        if inspect.iscoroutinefunction(value):
+        if is_factory(value):
             name = reference(value)
             if name is None:
                 return None
@@ -307,9 +346,9 @@ def _revive(key: str, value: Any) -> Any:
 
 
 def resolve_target(target: str) -> Any:
-    """The coroutine function or the suite that `package.module:name` stands for. Raises UsageError, and nothing else."""
+    """The factory or the suite that `package.module:name` stands for. Raises UsageError, and nothing else."""
     found = resolve(target)
-    if is_suite(found) or inspect.iscoroutinefunction(found):
+    if is_suite(found) or is_factory(found):
         return found
 
     if isinstance(found, type):
@@ -319,4 +358,4 @@ def resolve_target(target: str) -> Any:
         raise UsageError(
             f"target {target!r} is not callable (it is {describe(found, 60)}): give a coroutine function, or a suite."
         )
-    raise UsageError(f"target {target!r} is not a coroutine function: write it with `async def`.")
+    raise UsageError(f"target {target!r} is {_no_coroutine_function(found)}")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ ROOT = str(Path(__file__).parents[1])
 STORES = '''
 import unittest
 from omnitck.primitives.kv_store import KVStoreContract
+from omnitck.shared.exceptions import UnavailableError
 
 class Store:
     def __init__(self): self.values = {}
@@ -31,8 +33,14 @@ async def make_store(**config): return Store()
 async def make_typo(**config): return Store()
 make_typo.capabilities = {"tll"}
 async def make_nothing(): return None
+async def make_unreachable(): return Unreachable()
 def make_plainly(): return Store()
 number = 3
+
+class Unreachable(Store):
+    async def get(self, key): raise UnavailableError("gone") from OSError("no route")
+    async def set(self, key, value): await self.get(key)
+    async def delete(self, key): await self.get(key)
 
 class Forgets(Store):
     """Answers with an escape sequence."""
@@ -118,6 +126,33 @@ class TestCertify(CommandLine):
         self.assertEqual(status, 0)
         self.assertIn("kv_store with counter, ttl", output)
 
+    def test_hooks_come_from_flags(self) -> None:
+        """So that a factory can be certified for what needs one, and a failure repeats with it."""
+        hook = "unreachable_provider=stores:make_unreachable"
+        arguments = ("stores:make_store", "--contract=kv_store", "--profile=production", "--hook", hook)
+        for how in ("--isolate", "--no-isolate"):
+            status, output, errors = self.run_it("certify", *arguments, how, "--rule", "KV-COM-12", "--json", "report.json")
+            self.assertEqual((status, errors), (0, ""), output)
+            [suite] = json.loads(Path("report.json").read_text())["suites"]
+            [found] = [each["outcome"] for each in suite["outcomes"] if each["rule"] == "KV-COM-12"]
+            self.assertEqual((found, suite["profile"]), ("passed", "production"))
+        wrong = (*arguments[:-1], "unreachable_provider=stores:make_store")
+        status, output, _ = self.run_it("certify", *wrong, "--rule", "KV-COM-12", "--no-isolate")
+        self.assertEqual(status, 1)
+        again = output[output.index("again") :].partition("\n\n")[0].replace("\\\n", "").split()
+        self.assertEqual(
+            " ".join(again[1:]),
+            "python -m omnitck certify stores:make_store --contract kv_store --profile production "
+            "--hook unreachable_provider=stores:make_store --rule KV-COM-12",
+        )
+        self.assertEqual(self.run_it(*again[4:], "--no-isolate")[0], 1)
+
+    def test_the_hook_that_availability_needs_is_named_with_its_flag(self) -> None:
+        self.refused(
+            "a command line names one with `--hook unreachable_provider=package.module:function`.",
+            *("certify", "stores:make_store", "--contract=kv_store", "--profile=production", "--no-isolate"),
+        )
+
     def test_policies_compose(self) -> None:
         for arguments in (["--contract", "kv_store+multi_tenancy"], ["--contract=kv_store", "--policy=multi_tenancy"]):
             status, output, errors = self.certify("stores:make_store", *arguments, "--no-isolate")
@@ -145,9 +180,12 @@ class TestCertify(CommandLine):
             ("there is no module 'storse'", ("storse:make_store", *kv)),
             ("stores has no 'make_stor'; did you mean make_store", ("stores:make_stor", *kv)),
             ("is not callable (it is 3)", ("stores:number", *kv)),
-            ("is not a coroutine function", ("stores:make_plainly", *kv)),
+            ("is no coroutine function", ("stores:make_plainly", *kv)),
             ("make_provider returned None", ("stores:make_nothing", *kv)),
             ("which has its contract already", ("stores:Suite", *kv)),
+            ("unknown hook 'advnce'; did you mean advance?", ("stores:make_store", *kv, "--hook", "advnce=stores:make_store")),
+            ("hook 'advance': target 'stores:x': stores has no 'x'", ("stores:make_store", *kv, "--hook", "advance=stores:x")),
+            ("argument --hook: 'advance' is not of the form NAME=package.module:function", ("stores:Suite", "--hook", "advance")),
             ("nothing to certify", ()),
             ("argument --jobs: 0 is below 1", ("stores:make_store", "--jobs", "0")),
             ("argument --seed: invalid int value", ("stores:make_store", "--seed", "x")),
@@ -158,6 +196,119 @@ class TestCertify(CommandLine):
         self.refused("there is no module 'storse'", "certify", "storse:make", "--contract", "kv_store")
         self.refused("the following arguments are required: COMMAND")
         self.refused("invalid choice: 'certfy'", "certfy")
+
+
+LAMPS = '''
+import unittest
+from typing import Protocol
+from omnitck import Contract, Definition, rule
+from omnitck.shared.exceptions import UnavailableError
+
+class Lamp(Protocol):
+    async def light(self): ...
+
+class Dims(Protocol):
+    async def dim(self): ...
+
+class LampContract(Contract):
+    definition = Definition(name="lamp", prefix="LA", protocols={"": Lamp, "dim": Dims})
+
+    @rule("LA-01")
+    async def test_la_01_it_is_a_lamp(self, t):
+        """A lamp is a lamp."""
+        await t.connect()
+
+    @rule("LA-02")
+    async def test_la_02_it_lights(self, t):
+        """A lamp lights."""
+        await (await t.connect()).light()
+
+    @rule("LA-03", "dim")
+    async def test_la_03_it_dims(self, t):
+        """A lamp dims."""
+        await (await t.connect()).dim()
+
+class Bulb:
+    def __init__(self, light=None, dim=None): self.errors = {"light": light, "dim": dim}
+    async def light(self):
+        if self.errors["light"]: raise self.errors["light"]
+    async def dim(self):
+        if self.errors["dim"]: raise self.errors["dim"]
+
+class Suite(LampContract, unittest.IsolatedAsyncioTestCase):
+    capabilities = {"dim"}
+    errors = {}
+    async def make_provider(self): return Bulb(**self.errors)
+
+class Good(Suite): pass
+class Broken(Suite): errors = {"light": OSError("no bulb")}
+class Known(Broken): known_deviations = {"LA-02": "LAMP-7"}
+class KnownDim(Suite):
+    errors = {"dim": OSError("no dimmer")}
+    known_deviations = {"LA-03": "LAMP-8"}
+class Down(Suite): errors = {"light": UnavailableError("no power")}
+class Absent(Suite):
+    @classmethod
+    def setUpClass(cls): raise unittest.SkipTest("no lamp is installed")
+class Unopened(Suite):
+    async def make_provider(self): raise UnavailableError("no power")
+class Bad(Suite):
+    async def make_provider(self): return None
+'''
+
+
+class TestExitStatus(CommandLine):
+    """Each exit status that the guide has, and which comes first where there could be several."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        Path("lamps.py").write_text(LAMPS)
+        self.addCleanup(sys.modules.pop, "lamps", None)
+
+    def check(self, status: int, verdict: str, *suites: str, how: str = "--isolate") -> None:
+        found, output, errors = self.run_it("certify", *(f"lamps:{each}" for each in suites), how, "--output", "report.json")
+        with self.subTest(suites):
+            self.assertEqual((found, errors), (status, ""), output)
+            document = json.loads(Path("report.json").read_text())
+            self.assertEqual(document["verdict"], verdict)
+            self.assertRegex(output, rf"\nverdict: {verdict}\b")
+
+    def test_each(self) -> None:
+        self.check(0, "conformant", "Good")
+        self.check(0, "conformant", "KnownDim")
+        self.check(0, "deviates, as known", "Known")
+        self.check(1, "not conformant", "Broken")
+        self.refused("make_provider returned None", "certify", "lamps:Bad")
+        self.check(3, "inconclusive", "Down")
+        self.check(3, "inconclusive", "Unopened")
+        self.check(5, "nothing ran", "Absent")
+
+    def test_a_rule_that_failed_comes_first(self) -> None:
+        self.check(1, "not conformant", "Good", "Bad", "Down", "Absent", "Known", "Broken")
+
+    def test_then_bad_input(self) -> None:
+        for how in ("--isolate", "--no-isolate"):
+            self.check(2, "inconclusive", "Good", "Down", "Absent", "Bad", how=how)
+            self.check(1, "not conformant", "Misspelt", "Broken", how=how)
+
+    def test_then_what_was_not_judged_and_what_did_not_run(self) -> None:
+        self.check(3, "inconclusive", "Good", "Absent", "Down")
+        self.check(5, "nothing ran", "Known", "Absent", "Good")
+        self.check(0, "deviates, as known", "Good", "Known")
+
+    def test_a_report_that_cannot_be_written_hides_no_failure(self) -> None:
+        for suite, status in {"Broken": 1, "Good": 2, "Down": 2}.items():
+            found, output, errors = self.run_it("certify", f"lamps:{suite}", "--output", "missing/report.json")
+            with self.subTest(suite):
+                self.assertEqual(found, status, output)
+                self.assertIn("the certificate cannot be written to 'missing/report.json'", errors)
+                self.assertIn(f'"name": "lamps.{suite}"', output)
+
+    def test_it_is_that_of_the_process(self) -> None:
+        for suite, status in {"Known": 0, "Broken": 1, "Bad": 2, "Down": 3, "Absent": 5}.items():
+            command = [sys.executable, "-m", "omnitck", "certify", "-q", f"lamps:{suite}", "--no-isolate"]
+            done = subprocess.run(command, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, status, done.stdout + done.stderr)
 
 
 class TestConfiguration(CommandLine):
@@ -192,16 +343,42 @@ class TestConfiguration(CommandLine):
             "[tool.omnitck]\nsuites = [{targt = 'a'}]": "suites[0] has an unknown key 'targt'; did you mean target?",
             "[tool.omnitck]\nsuites = [{target = 3}]": "suites[0].target is 3, not a string",
             "[tool.omnitck]\nsuites = [{target = 'stores:make_store', policies = [3]}]": "policies is [3], not a list of names",
+            "[tool.omnitck]\nsuites = [{target = 'stores:make_store', hooks = {advance = 3}}]": "not a table of hooks",
+            "[tool.omnitck]\nsuites = [{target = 'stores:Suite', hooks = {advnce = 'a:b'}}]": "unknown hook 'advnce'; did you",
             "[tool.omnitck]\njobs = 0\nsuites = [{target = 'stores:Suite'}]": "tool.omnitck.jobs of the configuration: 0 is",
         }.items():
             Path("mine.toml").write_text(text)
             self.refused(sentence, "certify", "--config", "mine.toml", "--no-isolate")
         self.refused("configuration 'none.toml' cannot be read: No such file", "certify", "--config", "none.toml")
 
+    def test_processes_come_from_a_flag_a_variable_or_the_configuration(self) -> None:
+        Path("pyproject.toml").write_text("[tool.omnitck]\nprocesses = 4\n")
+        arguments = ("stores:make_store", "--contract=kv_store", "--json", "report.json")
+        for expected, flags, variables in (
+            (4, (), {}),
+            (3, (), {"OMNITCK_PROCESSES": "3"}),
+            (2, ("--processes", "2"), {"OMNITCK_PROCESSES": "3"}),
+        ):
+            with mock.patch.dict(os.environ, variables):
+                status, _, errors = self.certify(*arguments, *flags)
+            self.assertEqual((status, errors), (0, ""))
+            self.assertEqual(json.loads(Path("report.json").read_text())["processes"], expected)
+        self.refused("processes is 4, but the suites are not to be isolated", "certify", *arguments, "--no-isolate")
+        self.refused("argument --processes: 0 is below 1", "certify", *arguments, "--processes", "0")
+
     def test_a_bad_variable_is_named(self) -> None:
         for name, value in {"OMNITCK_JOBS": "many", "OMNITCK_PATIENCE": "-1", "OMNITCK_DEADLINE": "soon"}.items():
             with mock.patch.dict(os.environ, {name: value}):
                 self.refused(name, "certify", "stores:make_store", "--contract", "kv_store")
+
+    def test_hooks_come_from_the_configuration(self) -> None:
+        Path("pyproject.toml").write_text(
+            "[[tool.omnitck.suites]]\ntarget = 'stores:make_store'\ncontract = 'kv_store'\ncapabilities = ['availability']\n"
+            "hooks = { unreachable_provider = 'stores:make_unreachable' }\n"
+        )
+        status, output, errors = self.run_it("certify", "--no-isolate", "--rule", "KV-COM-12")
+        self.assertEqual((status, errors), (0, ""), output)
+        self.assertRegex(output, r"availability +1 ")
 
 
 class TestReading(CommandLine):
@@ -288,6 +465,46 @@ class TestSelftest(CommandLine):
         self.refused("'multi_tenancy' has no reference of its own", "selftest", "-c", "multi_tenancy")
 
 
+class TestCrashes(CommandLine):
+    """What goes wrong in the kit itself says nothing of the provider: never status 1, and never a traceback."""
+
+    def test_an_unexpected_exception_is_one_sentence(self) -> None:
+        with mock.patch("omnitck.cli.registered", side_effect=ZeroDivisionError("by zero")):
+            status, output, errors = self.run_it("list")
+        self.assertEqual((status, output), (3, ""))
+        self.assertRegex(
+            errors, r"^omnitck: error: the kit could not go on: ZeroDivisionError: by zero, raised in cli\.py line \d+\.\n$"
+        )
+
+    def test_what_was_found_out_is_kept_if_it_cannot_be_printed(self) -> None:
+        with mock.patch("omnitck.cli.summarize", side_effect=MemoryError):
+            status, _, errors = self.certify("stores:make_store", "--contract=kv_store", "--no-isolate", "--json", "report.json")
+        self.assertEqual((status, errors.count("\n")), (3, 1))
+        self.assertEqual(json.loads(Path("report.json").read_text())["verdict"], "partial")
+
+    def test_metadata_need_not_be_there(self) -> None:
+        with mock.patch("importlib.metadata.version", side_effect=PackageNotFoundError("anyio")):
+            status, _, errors = self.certify("stores:make_store", "--contract=kv_store", "--no-isolate", "--json", "report.json")
+        self.assertEqual((status, errors), (0, ""))
+        self.assertEqual(json.loads(Path("report.json").read_text())["environment"]["anyio"], "unknown")
+
+    def test_where_descriptors_are_short_a_suite_is_inconclusive(self) -> None:
+        program = (
+            "import resource, sys; from omnitck.cli import main; import omnitck.certifying.follower; "
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (7, 7)); sys.exit(main())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, "certify", "stores:make_store", "--contract", "kv_store"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ROOT},
+            check=False,
+        )
+        self.assertEqual((done.returncode, done.stderr), (3, ""), done.stdout)
+        self.assertRegex(done.stdout, r"The kit could not go on: OSError: \[Errno 24\] Too many open files")
+        self.assertEqual(json.loads(Path("omnitck-certificate.json").read_text())["verdict"], "inconclusive")
+
+
 class TestProcess(CommandLine):
     def test_a_reader_that_goes_away_spoils_nothing(self) -> None:
         reading, writing = os.pipe()
@@ -301,6 +518,35 @@ class TestProcess(CommandLine):
         )
         os.close(writing)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_stripped_docstrings_are_refused_by_every_command(self) -> None:
+        for command in (("list",), ("explain", "KV-01"), ("certify", "stores:make_store", "--contract", "kv_store")):
+            done = subprocess.run(
+                [sys.executable, "-OO", "-m", "omnitck", *command],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": ROOT},
+                check=False,
+            )
+            self.assertEqual((done.returncode, done.stdout), (2, ""), command)
+            self.assertRegex(done.stderr, r"^omnitck: error: Python was started with -OO .*\n$")
+
+    def test_asserts_may_be_stripped(self) -> None:
+        arguments = ("certify", "stores:make_store", "--contract", "kv_store", "-r", "KV-0*", "--json", "report.json", "-q")
+        done = subprocess.run(
+            [sys.executable, "-O", "-m", "omnitck", *arguments, "--no-isolate"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ROOT},
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        stripped = json.loads(Path("report.json").read_text())
+        self.assertEqual(self.run_it(*arguments)[0], 0)
+        whole = json.loads(Path("report.json").read_text())
+        self.assertEqual(stripped["contracts"], whole["contracts"])
+        outcomes = [[(each["rule"], each["outcome"]) for each in one["suites"][0]["outcomes"]] for one in (stripped, whole)]
+        self.assertEqual(*outcomes)
 
     def test_errors_have_no_traceback(self) -> None:
         done = subprocess.run(

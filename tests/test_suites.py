@@ -8,6 +8,8 @@ import sys
 import tempfile
 import types
 import unittest
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +24,7 @@ from omnitck.kit.definition import Definition
 from omnitck.kit.rules import audit
 from omnitck.kit.trial import Trial
 from omnitck.primitives.kv_store import KVStoreContract
+from omnitck.shared.exceptions import UnavailableError
 from omnitck.shared.models import Limits
 from tests.helpers import UsageCase, on_path
 from tests.kit.toys import CrateContract
@@ -52,6 +55,31 @@ async def make_store(*, namespace: str = "", tenant_id: str | None = None) -> St
     return Store(f"{namespace}/{tenant_id}")
 
 
+@asynccontextmanager
+async def hold_store(**config: object) -> AsyncIterator[Store]:
+    yield Store()
+
+
+@asynccontextmanager
+async def hold_unreachable() -> AsyncIterator[Store]:
+    yield Unreachable()
+
+
+class Unreachable(Store):
+    async def get(self, key: str) -> str | None:
+        raise UnavailableError("nobody answers") from OSError("no route")
+
+    async def set(self, key: str, value: str) -> None:
+        raise UnavailableError("nobody answers") from OSError("no route")
+
+    async def delete(self, key: str) -> None:
+        raise UnavailableError("nobody answers") from OSError("no route")
+
+
+async def forget_decorator() -> AsyncIterator[Store]:
+    yield Store()
+
+
 async def make_nothing() -> None:
     return None
 
@@ -62,6 +90,10 @@ async def advance(seconds: float) -> None: ...
 class Maker:
     async def make(self) -> Store:
         return Store()
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[Store]:
+        yield Store()
 
 
 class TestCompose(UsageCase):
@@ -101,7 +133,25 @@ class TestCompose(UsageCase):
         assert recipe is not None
         again: Any = suites.Recipe(**json.loads(json.dumps(asdict(recipe)))).build()
         self.assertEqual((again.limits, again.advance), (Limits(key_bytes=512), advance))
-        self.assertEqual(recipe.command(), "")
+        self.assertEqual(recipe.command(), "", "no flag says limits")
+
+    def test_the_command_that_repeats_a_rule_names_hooks_and_settings(self) -> None:
+        suite: Any = omnitck.compose(
+            "kv_store",
+            make_provider=make_store,
+            unreachable_provider=hold_unreachable,
+            advance=advance,
+            capabilities={"availability", "counter"},
+            known_deviations={"KV-02": "its failure is what is looked for"},
+            patience=2.5,
+            deadline=30,
+        )
+        self.assertEqual(
+            suite.again,
+            f"python -m omnitck certify {__name__}:make_store --contract kv_store --capability availability,counter "
+            f"--hook unreachable_provider={__name__}:hold_unreachable --hook advance={__name__}:advance "
+            "--patience 2.5 --deadline 30 --rule {rule}",
+        )
 
     def test_capabilities_of_a_providers_class_are_found_in_another_process(self) -> None:
         suite: Any = omnitck.compose("kv_store", make_provider=make_store, capabilities=Counting)
@@ -123,6 +173,42 @@ class TestCompose(UsageCase):
             suite = omnitck.compose("kv_store", make_provider=make)
             certificate = omnitck.certify(suite, rules=["KV-01"], isolate=False)
             self.assertEqual(certificate.verdict, "partial", certificate.as_json())
+
+    def test_a_function_that_returns_a_context_manager_is_a_factory(self) -> None:
+        class Written(KVStoreContract, unittest.IsolatedAsyncioTestCase):
+            capabilities = frozenset({"availability"})
+
+            @asynccontextmanager
+            async def make_provider(self, **config: Any) -> AsyncIterator[Store]:  # type: ignore[override]
+                yield Store()
+
+            @asynccontextmanager
+            async def unreachable_provider(self) -> AsyncIterator[Store]:  # type: ignore[override]
+                yield Unreachable()
+
+        made = functools.partial(hold_store, spare=1), Maker().hold, hold_store
+        suites_with_it = [
+            omnitck.compose("kv_store", make_provider=each, unreachable_provider=hold_unreachable, capabilities=["availability"])
+            for each in made
+        ]
+        made_suites: list[type] = [Written, *suites_with_it]
+        for suite in made_suites:
+            certificate = omnitck.certify(suite, rules=["KV-01", "KV-COM-12"], isolate=False)
+            found = {each.rule: str(each.outcome) for each in certificate.suites[0].outcomes if each.outcome != "not run"}
+            self.assertEqual(found, {"KV-01": "passed", "KV-COM-12": "passed"}, certificate.as_json())
+
+    def test_a_function_that_returns_a_context_manager_can_be_named_in_another_process(self) -> None:
+        suite = omnitck.compose(
+            "kv_store", make_provider=hold_store, unreachable_provider=hold_unreachable, capabilities=["availability"]
+        )
+        recipe = suites.recipe_of(suite)
+        assert recipe is not None
+        self.assertEqual(
+            (recipe.target, recipe.hooks),
+            (f"{__name__}:hold_store", {"unreachable_provider": f"{__name__}:hold_unreachable"}),
+        )
+        again: Any = suites.Recipe(**json.loads(json.dumps(asdict(recipe)))).build()
+        self.assertEqual((again.make_provider, again.unreachable_provider), (hold_store, hold_unreachable))
 
     def test_bad_input_is_one_sentence(self) -> None:
         compose = functools.partial(omnitck.compose, make_provider=make_store)
@@ -147,6 +233,13 @@ class TestCompose(UsageCase):
         self.refused("credentials is no list of strings", compose, "kv_store", credentials="secret")
         self.refused("patience is -1", compose, "kv_store", patience=-1)
         self.refused("advance is <", compose, "kv_store", advance=lambda seconds: None)
+        self.refused("advance is <", compose, "kv_store", advance=hold_store)
+        self.refused(
+            "an async generator function: decorate it with `contextlib.asynccontextmanager`.",
+            omnitck.compose,
+            "kv_store",
+            make_provider=forget_decorator,
+        )
         self.refused("make_provider is <", omnitck.compose, "kv_store", make_provider=Store)
 
     def test_two_contracts_in_one_suite_are_refused(self) -> None:
@@ -156,6 +249,28 @@ class TestCompose(UsageCase):
     def test_jobs_below_one_are_refused(self) -> None:
         for call in (omnitck.build_suite, omnitck.load_tests_for, omnitck.certify):
             self.refused("jobs is 0", call, "kv_store", make_provider=make_store, jobs=0)
+
+
+class TestRecipes(UsageCase):
+    def built(self, target: str = "make_store", contracts: tuple[str, ...] = ("kv_store",), **hooks: str) -> Any:
+        return suites.Recipe(f"{__name__}:{target}", contracts, {"capabilities": ["availability"]}, hooks).build()
+
+    def test_hooks_by_name(self) -> None:
+        name = f"{__name__}:hold_unreachable"
+        self.assertIs(self.built(unreachable_provider=name).unreachable_provider, hold_unreachable)
+        suite = omnitck.compose("kv_store", make_provider=make_store)
+        with mock.patch.dict(globals(), suite=suite):
+            self.assertIs(self.built("suite", (), unreachable_provider=name).unreachable_provider, hold_unreachable)
+
+    def test_bad_hooks_are_one_sentence(self) -> None:
+        for sentence, hooks in {
+            "unknown hook 'unreachable'; did you mean unreachable_provider?": {"unreachable": f"{__name__}:advance"},
+            "unknown hook 'capabilities'; ": {"capabilities": f"{__name__}:advance"},
+            "hook 'make_provider' is what the target is: name the factory there.": {"make_provider": f"{__name__}:make_store"},
+            "hook 'advance': target 'no_such:thing': there is no module 'no_such'": {"advance": "no_such:thing"},
+            "advance is <class 'tests.test_suites.Store'>, no coroutine function": {"advance": f"{__name__}:Store"},
+        }.items():
+            self.refused(sentence, self.built, **hooks)
 
 
 class TestSuites(unittest.TestCase):
@@ -239,14 +354,16 @@ class TestTargets(UsageCase):
     def test_a_coroutine_function_and_a_suite_are_targets(self) -> None:
         module = types.ModuleType("targets")
         suite = omnitck.compose("kv_store", make_provider=make_store)
-        vars(module).update(make_store=make_store, TestStore=suite)
+        vars(module).update(make_store=make_store, hold_store=hold_store, TestStore=suite)
         with mock.patch.dict(sys.modules, targets=module):
             self.assertIs(suites.resolve_target("targets:make_store"), make_store)
+            self.assertIs(suites.resolve_target("targets:hold_store"), hold_store)
             self.assertIs(suites.resolve_target("targets:TestStore"), suite)
 
     def test_every_way_of_failing_is_one_sentence(self) -> None:
         module = types.ModuleType("targets")
         vars(module).update(make_store=make_store, number=3, plain=lambda: None, Store=Store, Bare=KVStoreContract)
+        vars(module).update(forgets=forget_decorator)
         broken = "raise SystemExit(3)"
         with tempfile.TemporaryDirectory() as directory, on_path(directory), mock.patch.dict(sys.modules, targets=module):
             Path(directory, "leaves.py").write_text(broken)
@@ -259,11 +376,12 @@ class TestTargets(UsageCase):
                 "targets.py:make": "there is no module 'targets.py'",
                 "targets:mak_store": "targets has no 'mak_store'; did you mean make_store",
                 "targets:number": "is not callable (it is 3)",
-                "targets:plain": "is not a coroutine function: write it with `async def`",
+                "targets:plain": "is no coroutine function: write it with `async def`",
+                "targets:forgets": "is an async generator function: decorate it with `contextlib.asynccontextmanager`.",
                 "targets:Store": "is a class: give a suite",
                 "targets:Bare": "is a contract without a TestCase",
-                "leaves:make": "importing leaves raised SystemExit: 3",
-                "needs:make": "importing needs needs the module 'no_such_module', which is missing",
+                "leaves:make": "importing leaves raised SystemExit: 3 (leaves.py line 1).",
+                "needs:make": "importing needs needs the module 'no_such_module', which is missing (needs.py line 1).",
                 "typo:make": "importing typo raised SyntaxError",
             }.items():
                 with self.subTest(target):

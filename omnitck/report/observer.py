@@ -24,3 +24,6 @@ class Observer:
         """A rule has its outcome."""
         if self._progress is not None:
             self._progress(outcome)
+
+    def note(self, sentence: str) -> None:
+        """Something happened that a person who watches should know."""

@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TextIO
 
@@ -132,6 +132,14 @@ class Progress(Observer):
             if self._done % RULES_A_LINE == 0:
                 self._printer.raw(f" {self._done}/{self._total}\n")
 
+    def note(self, sentence: str) -> None:
+        """Say it in a line of its own."""
+        if self._verbosity:
+            done = self._done
+            self.end()
+            self._printer.text(sentence)
+            self._done = done
+
     def end(self) -> None:
         """Leave the line of progress."""
         if self._changing:
@@ -161,7 +169,7 @@ def summarize(certificate: Certificate, printer: Printer, *, brief: bool = False
         width = max(len(each.name) for each in certificate.suites)
         printer.line()
         for suite in certificate.suites:
-            printer.line(f"{suite.name:{width}}  {suite.verdict}")
+            printer.line(f"{suite.name:{width}}  {suite.worth}")
     printer.line()
     printer.text(f"verdict: {_verdict(certificate)} ({certificate.duration:.1f} s, seed {certificate.seed})")
 
@@ -174,7 +182,13 @@ def _claim(suite: SuiteReport) -> str:
 def _verdict(certificate: Certificate) -> str:
     text = str(certificate.verdict)
     if certificate.verdict is Verdict.PARTIAL:
-        return f"{text}: what ran passed, but only {', '.join(certificate.selection)} was selected"
+        return f"{text}: nothing that ran failed, but only {', '.join(certificate.selection)} was selected"
+    if len(certificate.suites) == 1:
+        return certificate.suites[0].worth
+
+    less = sum(bool(each.withdrawn) for each in certificate.suites)
+    if certificate.verdict is Verdict.CONFORMANT and less:
+        return f"{text}, with claims withdrawn in {less} of {len(certificate.suites)} suites"
     return text
 
 
@@ -225,6 +239,8 @@ def _print_notes(suite: SuiteReport, printer: Printer, *, brief: bool) -> None:
     if suite.problem:
         printer.line()
         printer.text(f"{suite.name}: {suite.problem}")
+    for sentence in suite.left_behind:
+        printer.text(f"left behind: {sentence}")
     for status in (Status.FAILED, Status.ERROR):
         rules = [each.rule for each in suite.outcomes if each.outcome is status]
         if len(rules) > 1:
@@ -232,6 +248,12 @@ def _print_notes(suite: SuiteReport, printer: Printer, *, brief: bool) -> None:
     for outcome in suite.outcomes:
         if outcome.outcome is Status.KNOWN_DEVIATION:
             printer.text(f"known deviation {outcome.rule}: {suite.known_deviations.get(outcome.rule, outcome.message)}")
+            if not brief:
+                for line in _observation(outcome.message):
+                    printer.text(line)
+    if suite.withdrawn and suite.verdict in (Verdict.DEVIATES, Verdict.CONFORMANT):
+        withdrawn = (f"{each.kind} {each.name} ({', '.join(each.rules)})" for each in suite.withdrawn)
+        printer.text(f"not claimed: {', '.join(withdrawn)}")
     for rule in suite.stale_deviations:
         printer.text(f"stale deviation {rule}: it passes; take it out of known_deviations")
     if not brief:
@@ -240,6 +262,19 @@ def _print_notes(suite: SuiteReport, printer: Printer, *, brief: bool) -> None:
     declared = {each.id for each in suite.rules if each.declared}
     for reason, count in _reasons([each for each in suite.outcomes if each.rule in declared], Status.NOT_RUN).items():
         printer.text(f"{_rules(count)} not run{f': {reason}' if reason else ''}")
+
+
+def _observation(message: str) -> Iterator[str]:
+    """The lines of a violation that say what was observed in its first case, and where."""
+    field, seen = "", False
+    for line in message.split("\n"):
+        title = re.match(r"  (\w+) ", line)
+        field = title[1] if title else field
+        if title and seen and field in ("case", "given", "expected"):
+            return
+        seen = seen or field == "observed"
+        if field in ("case", "given", "expected", "observed"):
+            yield line
 
 
 def _reasons(outcomes: Iterable[Outcome], status: Status) -> Counter[str]:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from omnitck.kit.outcomes import Outcome, Status
-from omnitck.report.certificate import Catalogue, Certificate, RuleEntry, SuiteReport
+from omnitck.report.certificate import NOT_SELECTED, Catalogue, Certificate, RuleEntry, SuiteReport
 
-__all__ = ["certificate", "suite"]
+__all__ = ["certificate", "suite", "unselected"]
 
 
 def suite(*statuses: Status, **changes: object) -> SuiteReport:
@@ -22,6 +22,12 @@ def suite(*statuses: Status, **changes: object) -> SuiteReport:
         outcomes=tuple(Outcome("mine.TestEcho", id, each, 0.5) for id, each in zip(ids, statuses, strict=True)),
     )
     return replace(report, **changes)  # type: ignore[arg-type]
+
+
+def unselected(report: SuiteReport) -> SuiteReport:
+    """*report* of a run that was restricted to those of its rules that were run."""
+    outcomes = [replace(each, message=NOT_SELECTED) if each.outcome == "not run" else each for each in report.outcomes]
+    return replace(report, selected=True, outcomes=tuple(outcomes))
 
 
 def certificate(*suites: SuiteReport, selection: tuple[str, ...] = ()) -> Certificate:

@@ -57,15 +57,63 @@ class TestTerminal(unittest.TestCase):
         self.assertEqual(
             text,
             "known deviation EC-02: ACME-1\n"
+            "not claimed: contract echo (EC-02)\n"
             "stale deviation EC-01: it passes; take it out of known_deviations\n"
             "\n"
             "other: No provider could be opened.\n"
             "\n"
-            "mine.TestEcho  conformant with known deviations\n"
+            "mine.TestEcho  deviates, as known\n"
             "other          inconclusive\n"
             "\n"
             "verdict: inconclusive (1.2 s, seed 7)\n",
         )
+
+    def test_a_known_deviation_says_what_was_observed_and_what_is_therefore_not_claimed(self) -> None:
+        message = (
+            "EC-02 [MUST] It answers.\n"
+            "  provider  mine.Echo\n"
+            "  case      the empty text\n"
+            '  given     get after set(key, "")\n'
+            "  expected  ''\n"
+            "  observed  None, and then a text\n"
+            "            of two lines\n"
+            "  case      another\n"
+            "  expected  'b'\n"
+            "  observed  'a'\n"
+            "  hint      test for None\n"
+            "  trace     +0.3 ms get('x') -> None\n"
+            "  again     python -m unittest mine.TestEcho.test_ec_02"
+        )
+        report = suite(Status.PASSED, Status.KNOWN_DEVIATION, known_deviations={"EC-02": "ACME-1"}, demanded=("loud",))
+        rules = report.rules[0], replace(report.rules[1], level="loud")
+        outcomes = report.outcomes[0], replace(report.outcomes[1], message=message)
+        report = replace(report, rules=rules, outcomes=outcomes, profile="production")
+        self.assertIn(
+            "known deviation EC-02: ACME-1\n"
+            "  case      the empty text\n"
+            '  given     get after set(key, "")\n'
+            "  expected  ''\n"
+            "  observed  None, and then a text\n"
+            "            of two lines\n"
+            "not claimed: capability loud (EC-02), profile production (EC-02)\n"
+            "\n"
+            "verdict: conformant, without loud and production (1.2 s, seed 7)\n",
+            shown(certificate(report)),
+        )
+        brief = shown(certificate(report, suite(Status.PASSED, name="other")), brief=True)
+        self.assertIn("known deviation EC-02: ACME-1\nnot claimed: capability loud", brief)
+        self.assertIn("\nmine.TestEcho  conformant, without loud and production\nother          conformant\n", brief)
+        self.assertIn("\nverdict: conformant, with claims withdrawn in 1 of 2 suites (1.2 s, seed 7)\n", brief)
+
+    def test_a_suite_with_core_deviations_is_nowhere_called_conformant(self) -> None:
+        report = suite(Status.PASSED, Status.KNOWN_DEVIATION, known_deviations={"EC-02": "ACME-1"})
+        for text in (shown(certificate(report)), shown(certificate(report, report)), certificate(report).as_json()):
+            self.assertIn("deviates, as known", text)
+            self.assertNotIn("conformant", text)
+
+    def test_nothing_is_claimed_by_a_suite_that_failed(self) -> None:
+        report = suite(Status.FAILED, Status.KNOWN_DEVIATION, known_deviations={"EC-02": "ACME-1"})
+        self.assertNotIn("claimed", shown(certificate(report)))
 
     def test_long_lines_are_folded_under_their_beginning(self) -> None:
         message = (
@@ -80,12 +128,18 @@ class TestTerminal(unittest.TestCase):
         self.assertTrue(next(each for each in lines if "again" in each).endswith(" \\"))
         self.assertEqual("".join(each.strip() for each in lines).count("Z"), 190)
 
+    def test_what_a_suite_left_behind_is_said_and_changes_no_verdict(self) -> None:
+        report = suite(Status.PASSED, left_behind=("the thread 'pump' still runs.",))
+        text = shown(certificate(report))
+        self.assertIn("left behind: the thread 'pump' still runs.\n", text)
+        self.assertIn("\nverdict: conformant (", text)
+
     def test_a_selection_says_so(self) -> None:
         report = suite(Status.PASSED, Status.NOT_RUN, selected=True)
         report = replace(report, outcomes=(report.outcomes[0], replace(report.outcomes[1], message=NOT_SELECTED)))
         text = shown(certificate(report, selection=("EC-01",)))
         self.assertIn("  core       1       -       -\n1 rule not run: not selected\n", text)
-        self.assertIn("verdict: partial: what ran passed, but only EC-01 was selected", text)
+        self.assertIn("verdict: partial: nothing that ran failed, but only EC-01 was selected", text)
 
     def test_progress_in_a_log_is_a_character_a_rule(self) -> None:
         stream = io.StringIO()
@@ -106,6 +160,22 @@ class TestTerminal(unittest.TestCase):
         self._run(Progress(Printer(verbose), verbosity=2), suite(Status.PASSED))
         self.assertEqual(quiet.getvalue(), "")
         self.assertEqual(verbose.getvalue().splitlines()[1].split(), ["EC-01", "passed", "0.500", "s"])
+
+    def test_a_note_has_a_line_of_its_own(self) -> None:
+        report = suite(*[Status.PASSED] * 61)
+        for stream, verbosity, expected in (
+            (io.StringIO(), 0, ""),
+            (io.StringIO(), 1, ". 1/61\nSlow.\n. 2/61\n"),
+            (Screen(), 1, "\rSlow.\n\r  2/61 2 passed  EC-02"),
+        ):
+            progress = Progress(Printer(stream), verbosity)
+            progress.suite_began(report)
+            progress.rule_ended(report.outcomes[0])
+            progress.note("Slow.")
+            progress.rule_ended(report.outcomes[1])
+            progress.end()
+            self.assertIn(expected, stream.getvalue())
+            self.assertEqual("Slow." in stream.getvalue(), verbosity > 0)
 
     def _run(self, progress: Progress, report: SuiteReport) -> None:
         progress.suite_began(report)
