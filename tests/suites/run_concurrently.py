@@ -1,6 +1,5 @@
-"""Run `every_outcome` in several threads: `python run_concurrently.py testtools` or `... jobs`."""
+"""Run suites in several threads: `python run_concurrently.py testtools every_outcome`, or `... jobs one_verdict.TestFailing`."""
 
-import importlib
 import sys
 import unittest
 from typing import Any
@@ -12,7 +11,7 @@ class Part(unittest.TestSuite):
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
-def with_testtools(tests: unittest.TestSuite) -> None:
+def with_testtools(tests: unittest.TestSuite, result: unittest.TestResult) -> None:
     """Four threads, each with a fourth of the tests."""
     from testtools import ConcurrentTestSuite, iterate_tests
 
@@ -20,16 +19,23 @@ def with_testtools(tests: unittest.TestSuite) -> None:
         every = list(iterate_tests(whole))
         return [Part(every[number::4]) for number in range(4)]
 
-    ConcurrentTestSuite(tests, parts).run(unittest.TestResult())
+    ConcurrentTestSuite(tests, parts).run(result)
 
 
-def with_jobs(tests: unittest.TestSuite) -> None:
+def with_jobs(tests: unittest.TestSuite, result: unittest.TestResult) -> None:
     """The kit's own."""
     from omnitck import ConcurrentSuite
 
-    ConcurrentSuite(tests, jobs=16).run(unittest.TestResult())
+    ConcurrentSuite(tests, jobs=16).run(result)
+
+
+class Runner(unittest.TextTestRunner):
+    """Runs what it is given in threads."""
+
+    def run(self, test: Any) -> Any:
+        return super().run(lambda result: runners[sys.argv[1]](unittest.TestSuite([test]), result))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
     runners = {"testtools": with_testtools, "jobs": with_jobs}
-    runners[sys.argv[1]](unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module("every_outcome")))
+    unittest.main(None, argv=["", "-v", *sys.argv[2:]], testRunner=Runner)
