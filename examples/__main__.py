@@ -1,7 +1,7 @@
 """Certifies every example on its real backend and prints the matrix of rules by backend: ``python -m examples``.
 
-Exit status: 0 if every suite that could run is conformant, 1 if one is not, 5 if none ran. A backend that is not installed is
-named; with ``OMNITCK_REQUIRE_BACKENDS=1`` it is a failure.
+Exit status: 0 if every suite that could run is conformant or deviates as known, 1 if one is not or does not, 5 if none ran. A
+backend that is not installed is named; with ``OMNITCK_REQUIRE_BACKENDS=1`` it is a failure.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import omnitck
+from omnitck.report.certificate import Verdict
 from omnitck.suites import is_suite
 
 SYMBOLS = {
@@ -54,8 +55,8 @@ class Result:
 
     @property
     def good(self) -> bool:
-        """Whether it speaks against nobody."""
-        return self.verdict.startswith(("conformant", "skipped"))
+        """Whether it is news to nobody."""
+        return self.verdict.startswith((Verdict.CONFORMANT, Verdict.DEVIATES, "skipped"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,7 +135,7 @@ def print_matrix(contract: str, results: Sequence[Result]) -> None:
 
 
 def print_verdicts(results: Sequence[Result]) -> None:
-    """One line a suite, and below it what it is known to deviate in."""
+    """One line a suite, and below it where it is known to deviate."""
     print()
     backends = max((len(result.backend) for result in results), default=0)
     contracts = max((len(result.module.contract) for result in results), default=0)
@@ -169,7 +170,7 @@ def _certify(module: Module, suite: Any, name: str, jobs: int) -> Result:
     if report.problem:
         remarks.append(report.problem)
     outcomes = {each.rule: str(each.outcome) for each in report.outcomes}
-    return Result(module, name, str(certificate.verdict), outcomes, remarks)
+    return Result(module, name, report.worth, outcomes, remarks)
 
 
 def _without(module: Module, name: str, why: Exception) -> Result:

@@ -38,6 +38,7 @@ def operator(url: str) -> Any:
 class TestAWSSecrets(servers.OnServer, SecretsContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.moto
     capabilities = AWSSecrets
+    patience = 4.0  # moto answers one request at a time, in Python: with 16 rules at once each has a small part of it
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

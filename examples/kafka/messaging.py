@@ -52,6 +52,9 @@ SESSION = 2.0
 """Seconds without a sign of life after which a member of a group counts as gone. Kafka wants 6 at least, unless it is told
 otherwise (`group.min.session.timeout.ms`)."""
 
+LOOKS = 3
+"""Times that a topic which was made is looked for, each as long as a broker may take to answer."""
+
 WAITING = 100
 """Milliseconds that a broker keeps a question for messages while there are none. Kafka answers as soon as there are; the
 example's server looks after half that time. And a partition whose messages were just read waits so long for the others."""
@@ -126,10 +129,16 @@ class KafkaMessaging(Consumer):
             where: dict[str, Any] = {"key": message.key.encode()}
         else:
             where = {"partition": next(self._turns[name])}
-        try:
-            accepted = await producer.send(name, message.payload, headers=headers, **where)
-        except kafka_errors.MessageSizeTooLargeError as error:
-            raise TooLargeError(f"topic {message.topic!r}: a message with its headers is above {LARGEST} bytes") from error
+        for tries in reversed(range(LOOKS)):
+            try:
+                accepted = await producer.send(name, message.payload, headers=headers, **where)
+                break
+            except kafka_errors.MessageSizeTooLargeError as error:
+                raise TooLargeError(f"topic {message.topic!r}: a message with its headers is above {LARGEST} bytes") from error
+            except kafka_errors.UnknownTopicOrPartitionError:
+                # The topic was made; a broker with much to do says so late, and nothing was sent meanwhile.
+                if not tries:
+                    raise
         await accepted
 
     async def _check(self, client: Any) -> None:

@@ -66,6 +66,10 @@ def _segment(encoded: bytes) -> str:
     return escape(encoded, "_.-")
 
 
+SLOWEST = 8.0
+"""Seconds that a request may take: two busy cores were seen to leave the server without an answer for 2.5."""
+
+
 class OpenBaoSecrets(Client):
     """The secrets below one mount."""
 
@@ -78,7 +82,7 @@ class OpenBaoSecrets(Client):
     _unavailable = (OSError, TimeoutError, httpx.HTTPError, _UnexpectedError)
 
     def __init__(self, url: str, *, tenant_id: str | None = None, connections: int = 8) -> None:
-        super().__init__()
+        super().__init__(patience=SLOWEST)
         self._space = Space(tenant_id)
         endpoint, _, token = servers.split_url(url)
         self._http = httpx.AsyncClient(

@@ -16,6 +16,7 @@ with servers.installed():
 class TestOpenBaoSecrets(servers.OnServer, SecretsContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.openbao
     capabilities = OpenBaoSecrets
+    patience = 4.0  # as a request may take 8 s on a busy machine
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object

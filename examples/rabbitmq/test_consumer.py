@@ -14,6 +14,7 @@ with servers.installed():
 class TestRabbitMQConsumer(servers.OnServer, ConsumerContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     start = servers.rabbitmq
     capabilities = RabbitMQMessaging
+    patience = 4.0  # each subscription declares an exchange and queues, and a rule makes a hundred
 
     async def make_provider(
         self, *, tenant_id: str | None = None, address: tuple[str, int] | None = None, **config: object
