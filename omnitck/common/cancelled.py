@@ -58,7 +58,7 @@ class CancelledTrial(Trial[P]):
         """Fail the rule unless *operation*, which was cancelled, ended with that, or with what it may have had by then."""
         ended, error = interrupted.ended, interrupted.error
         if ended == "running":
-            observed = "it was still running after 2 s"
+            observed = f"it was still running after {self.cancel_seconds:g} s"
         elif error is not None:
             observed = "" if isinstance(error, TCKError) else f"it raised {describe_error(error)}"
         else:
@@ -77,7 +77,7 @@ class CancelledTrial(Trial[P]):
         one, other = await self._effect(operation, client, held=held), await self._effect(operation, client, held=held)
         for step in range(MOST_STEPS):
             begun = await self._begin(operation, client, held=held)
-            interrupted = await cancel_at(begun.call, step)
+            interrupted = await cancel_at(begun.call, step, within=self.cancel_seconds)
             if not interrupted.delivered:
                 return
 

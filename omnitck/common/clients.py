@@ -610,7 +610,7 @@ class ClientRules(Contract):
             for operation in t.operations():
                 with t.case(operation.name):
                     returned = False
-                    async for each in sweep(await t.ready(operation, client, t.key())):
+                    async for each in sweep(await t.ready(operation, client, t.key()), within=t.cancel_seconds):
                         t.check_ends(operation, each)
                         returned = returned or each.ended == "returned"
                     if returned:

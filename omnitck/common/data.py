@@ -187,7 +187,7 @@ class DataRules(ClientRules):
             for operation in (each for each in t.operations() if not each.wide):
                 victim = t.key()
                 await t.cells.prepare(client, victim)
-                async for each in sweep(partial(t.bound, operation, client, victim)):
+                async for each in sweep(partial(t.bound, operation, client, victim), within=t.cancel_seconds):
                     for name in names[each.step % 5 :: 5]:
                         t.check_own(await t.cells.read(client, name), expected[name], operation, each.step)
             for tried, name in zip(
@@ -219,7 +219,7 @@ class DataRules(ClientRules):
                     known.add(token)
                     return lambda: o.call(client, n, token)
 
-                async for each in sweep(write):
+                async for each in sweep(write, within=t.cancel_seconds):
                     for observer in dict.fromkeys((client, reader)):
                         observed = await t.cells.read(observer, name)
                         t.check(

@@ -89,7 +89,7 @@ def _call_under_way(coroutine: object) -> object:
     return coroutine
 
 
-async def cancel_at(call: Call[object], step: int, *, within: float = 2.0) -> Interrupted:
+async def cancel_at(call: Call[object], step: int, *, within: float) -> Interrupted:
     """Run *call* and cancel it at its suspension point number *step*; wait at most *within* seconds for it to end."""
     stepped = Stepped(call, step)
     try:
@@ -146,7 +146,7 @@ async def _in_scope(stepped: Stepped, step: int, within: float) -> Interrupted:
     return interrupted
 
 
-async def sweep(make: Callable[[], Call[object]], *, within: float = 2.0, most: int = MOST_STEPS) -> AsyncIterator[Interrupted]:
+async def sweep(make: Callable[[], Call[object]], *, within: float, most: int = MOST_STEPS) -> AsyncIterator[Interrupted]:
     """Cancel a fresh call at its first suspension point, the next one at its second, until one ends before it is reached.
 
     Yields after each, so that the caller can look at what the cancelled call left.

@@ -33,6 +33,9 @@ SEED: ContextVar[int | None] = ContextVar("omnitck_seed", default=None)
 ANSWER_SECONDS = 5.0
 """Within this, times the suite's patience, an operation ends that cannot succeed, and a hook that is told how long to wait."""
 
+CANCEL_SECONDS = 2.0
+"""Within this, times the suite's patience, an operation that is cancelled ends."""
+
 MOST_TRIES = 100
 """Tries of one change among at most 80 that compete."""
 
@@ -118,6 +121,11 @@ class Trial(Generic[P]):
     def answer_seconds(self) -> float:
         """Within this, an operation ends that cannot succeed."""
         return ANSWER_SECONDS * self.patience
+
+    @property
+    def cancel_seconds(self) -> float:
+        """Within this, an operation that is cancelled ends."""
+        return CANCEL_SECONDS * self.patience
 
     @property
     def told_seconds(self) -> float:

@@ -517,7 +517,7 @@ class DelayedMessagingContract(MessagingRules):
             payloads.append(t.token().encode())
             return partial(publisher.publish, inbox.topic, payloads[-1], delay_seconds=delay)
 
-        async for _ in sweep(publish):
+        async for _ in sweep(publish, within=t.cancel_seconds):
             pass
         came = await t.arrivals(inbox, delay, 0)
         seen = [each.message.payload for each in came]

@@ -498,7 +498,7 @@ class ProducerContract(MessagingRules):
                     published.append(t.token(2000))
                     return partial(o.call, producer, inbox.topic, published[-1])
 
-                async for _ in sweep(publish):
+                async for _ in sweep(publish, within=t.cancel_seconds):
                     pass
                 came += [each.payload for each in await inbox.rest(producer)]
                 for each in published:
@@ -875,7 +875,7 @@ class ProducerContract(MessagingRules):
             batches.append([t.token().encode() for _ in range(5)])
             return partial(producer.publish_many, inbox.topic, [OutgoingMessage(each) for each in batches[-1]])
 
-        async for _ in sweep(publish):
+        async for _ in sweep(publish, within=t.cancel_seconds):
             pass
         came = [each.payload for each in await inbox.rest(producer)]
         for batch in batches:

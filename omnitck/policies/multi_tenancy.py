@@ -389,7 +389,7 @@ class MultiTenancyPolicy(Policy):
         for operation in (each for each in t.operations() if not each.wide):
             with t.case(operation.name):
                 victim = t.key()
-                async for _ in sweep(partial(t.bound, operation, a, victim)):
+                async for _ in sweep(partial(t.bound, operation, a, victim), within=t.cancel_seconds):
                     given = f"after tenant A's {operation.name} was cancelled"
                     t.same(await t.cells.read(b, name), of_b, given=f"tenant B's read {given}")
                     t.same(await t.cells.read(a, name), of_a, given=f"tenant A's read {given}")

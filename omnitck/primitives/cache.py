@@ -264,7 +264,7 @@ class CacheTrial(KeyValueTrial[FullCache], DataTrial[FullCache]):
     async def in_time(self, calls: list[Call[object]], given: str) -> list[Attempt[object]]:
         """What became of each of several concurrent `get_or_set`, which all end."""
         tried: list[Attempt[object]] = []
-        with anyio.move_on_after(5 * self.patience) as scope:
+        with anyio.move_on_after(self.answer_seconds) as scope:
             tried = await together(calls)
         self.check(
             not scope.cancelled_caught,
@@ -643,7 +643,7 @@ class CacheContract(KeyValueRules, DataRules):
             await met[1 - number].wait()
             return str(number)
 
-        with anyio.move_on_after(5 * t.patience) as scope:
+        with anyio.move_on_after(t.answer_seconds) as scope:
             apart = await gather(partial(cache.get_or_set, t.key(), partial(meet, number)) for number in range(2))
             t.same(apart, ["0", "1"], given="the results of get_or_set of two keys, whose factories wait for each other")
         t.check(

@@ -474,7 +474,7 @@ class DocumentDatabaseTrial(DataTrial[FullDocumentDatabase]):
 
             return run
 
-        async for each in sweep(block):
+        async for each in sweep(block, within=self.cancel_seconds):
             there = []
             for document in (*last, last[0]):
                 there.append(await reader.find_one(where, {"_id": document["_id"]}) is not None)

@@ -207,6 +207,8 @@ class _Worker:
     client: FullKVStore
     key: str
     recorder: Recorder
+    cancel_seconds: float
+    """Within this, a cancelled call ends."""
 
     async def get(self) -> None:
         await self.recorder.record(self.number, "get", (), partial(self.client.get, self.key))
@@ -215,7 +217,7 @@ class _Worker:
         await self.recorder.record(self.number, "set", (value,), partial(self.client.set, self.key, value))
 
     async def cancelled_set(self, value: str) -> None:
-        await cancel_at(partial(self.set, value), 0)
+        await cancel_at(partial(self.set, value), 0, within=self.cancel_seconds)
 
     async def delete(self) -> None:
         await self.recorder.record(self.number, "delete", (), partial(self.client.delete, self.key))
@@ -512,7 +514,7 @@ class KVStoreContract(KeyValueRules, DataRules):
         for _ in range(HISTORIES):
             recorder = Recorder()
             key = t.key()
-            workers = [_Worker(number, client, key, recorder) for number, client in enumerate(clients)]
+            workers = [_Worker(number, client, key, recorder, t.cancel_seconds) for number, client in enumerate(clients)]
             await gather([partial(t.work, worker, chance.random()) for worker in workers])
             verdict = check(recorder.ops)
             if verdict is Verdict.UNDECIDED:
@@ -614,7 +616,7 @@ class KVStoreContract(KeyValueRules, DataRules):
         if "lifecycle" in t.declared:
             abandoned = store.list_keys(start)
             await anext(abandoned)
-            with anyio.move_on_after(5 * t.patience) as scope:
+            with anyio.move_on_after(t.answer_seconds) as scope:
                 await store.close()
             t.check(
                 not scope.cancelled_caught, given="close() with an iteration open", expected="it ends", observed=Plain("it hangs")

@@ -1107,7 +1107,7 @@ class ObjectStorageContract(DataRules):
                         await store.upload(key, before)
                         await t.settle()
                     legal = {before}
-                    async for each in sweep(t.uploads(store, key, kind, legal)):
+                    async for each in sweep(t.uploads(store, key, kind, legal), within=t.cancel_seconds):
                         given = f"an upload of {kind}, cancelled at its wait number {each.step + 1}"
                         await t.check_whole(reader, key, legal, given)
                         await t.check_no_other(reader, used, given)
@@ -1746,7 +1746,7 @@ class ObjectStorageContract(DataRules):
                 if before is not None:
                     await store.upload(target, before)
                     await t.settle()
-                async for each in sweep(partial(partial, store.copy, source, target)):
+                async for each in sweep(partial(partial, store.copy, source, target), within=t.cancel_seconds):
                     given = f"copy, cancelled at its wait number {each.step + 1}"
                     await t.check_whole(reader, target, {before, data}, given)
                     await t.check_no_other(reader, used, given)

@@ -29,7 +29,7 @@ from omnitck.kit.definition import Definition, Operation
 from omnitck.kit.rules import needs, rule
 from omnitck.kit.session import HookError
 from omnitck.kit.text import UsageError, describe, describe_error
-from omnitck.kit.trial import ANSWER_SECONDS, Plain, Trial
+from omnitck.kit.trial import Plain, Trial
 from omnitck.shared.exceptions import (
     InvalidArgumentError,
     PermissionDeniedError,
@@ -529,7 +529,7 @@ class SecretsTrial(DataTrial[FullSecrets]):
         said.error("get of a folder", await attempt(lambda: client.get(name + "/below")))
         await self.provoke_refusals(said, client, name, value)
         await self.provoke_decoder(said, client)
-        async for each in sweep(lambda: lambda: client.get(name), most=4):
+        async for each in sweep(lambda: lambda: client.get(name), within=self.cancel_seconds, most=4):
             said.error("get, cancelled", Attempt(error=each.error))
         await self.provoke_other_clients(said, name, value)
         said.shown(client, "at the end")
@@ -852,7 +852,7 @@ class SecretsContract(DataRules):
                 return
             raise
 
-        within = ANSWER_SECONDS * t.patience
+        within = t.answer_seconds
         for kind, name in (("a secret that exists", existing), ("an absent secret", t.key("absent"))):
             for operation in t.operations() if name is not None else ():
                 with t.case(f"{operation.name}, {kind}"):
@@ -978,7 +978,7 @@ class SecretsContract(DataRules):
             secrets = await t.known(client, 2)
             absent = t.key("absent")
             await cut()
-            within = ANSWER_SECONDS * t.patience
+            within = t.answer_seconds
             asked = [(f"secret {number}", name) for number, name in enumerate(secrets, 1)]
             for label, name in (*asked, ("an absent one", absent)):
                 for kind, read in t.reads(client, name).items():
@@ -1343,7 +1343,7 @@ class SecretsContract(DataRules):
             legal.append(value)
             return lambda: client.set(name, value)
 
-        async for each in sweep(write):
+        async for each in sweep(write, within=t.cancel_seconds):
             for who, one in (("the same client", client), ("another client", reader)):
                 seen = await t.cells.read(one, name)
                 t.check(

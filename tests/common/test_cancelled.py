@@ -161,6 +161,26 @@ class TestMadeUpResults(unittest.TestCase):
         self.assertIn("given     set, cancelled at its wait number 1", message)
         self.assertIn("observed  it went on waiting, and returned None", message)
 
+    def test_one_that_takes_its_time_to_end(self) -> None:
+        """As long as the suite's patience allows, which it multiplies as every other time."""
+
+        class Slow(Store):
+            async def turn(self) -> None:
+                try:
+                    await asyncio.sleep(0.001)
+                except asyncio.CancelledError:
+                    await asyncio.sleep(0.2)  # to bring a connection into order
+                    raise
+
+        async def make_provider(self: Any, **config: Any) -> Slow:
+            return Slow()
+
+        for patience, status in ((0.05, "failed"), (1.0, "passed")):
+            outcome, _ = outcome_of(suite_with(KVStoreContract, make_provider=make_provider, patience=patience), RULE)
+            self.assertEqual(outcome.outcome, status, outcome.message)
+            if status == "failed":
+                self.assertIn("observed  it was still running after 0.1 s", outcome.message)
+
     def test_an_error_of_its_own(self) -> None:
         class Wraps(Store):
             async def turn(self) -> None:

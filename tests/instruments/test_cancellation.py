@@ -13,6 +13,9 @@ from omnitck.instruments.cancellation import Interrupted, cancel_at, sweep
 from omnitck.kit.concurrency import drain, enter
 from tests.helpers import on_each_backend
 
+ENOUGH = 2.0
+"""Seconds for a cancelled call to end."""
+
 
 def shown(interrupted: Interrupted) -> tuple[int, bool, str]:
     return interrupted.step, interrupted.delivered, interrupted.ended
@@ -35,20 +38,20 @@ class TestSweep(unittest.TestCase):
 
             return work
 
-        found = [shown(each) async for each in sweep(make)]
+        found = [shown(each) async for each in sweep(make, within=ENOUGH)]
         self.assertEqual(found, [(0, True, "cancelled"), (1, True, "cancelled"), (2, True, "cancelled")])
         self.assertEqual(log, [[0], [0, 1], [0, 1, 2], [0, 1, 2]])
 
     @on_each_backend
     async def test_it_ends_after_the_most_steps(self) -> None:
-        self.assertEqual([each.step async for each in sweep(lambda: endless, most=3)], [0, 1, 2])
+        self.assertEqual([each.step async for each in sweep(lambda: endless, within=ENOUGH, most=3)], [0, 1, 2])
 
     @on_each_backend
     async def test_what_does_not_suspend_is_not_interrupted(self) -> None:
         async def work() -> str:
             return "done"
 
-        self.assertEqual([each async for each in sweep(lambda: work)], [])
+        self.assertEqual([each async for each in sweep(lambda: work, within=ENOUGH)], [])
 
 
 async def endless() -> None:
@@ -63,7 +66,7 @@ class TestCancelAt(unittest.TestCase):
             await anyio.lowlevel.checkpoint()
             return "done"
 
-        interrupted = await cancel_at(work, 5)
+        interrupted = await cancel_at(work, 5, within=ENOUGH)
         self.assertEqual((*shown(interrupted), interrupted.value), (5, False, "returned", "done"))
 
     @on_each_backend
@@ -75,7 +78,7 @@ class TestCancelAt(unittest.TestCase):
                 pass
             return "late"
 
-        interrupted = await cancel_at(work, 0)
+        interrupted = await cancel_at(work, 0, within=ENOUGH)
         self.assertEqual((*shown(interrupted), interrupted.value), (0, True, "returned", "late"))
 
     @on_each_backend
@@ -87,7 +90,7 @@ class TestCancelAt(unittest.TestCase):
                 return "what was there"
             return "done"
 
-        interrupted = await cancel_at(work, 0)
+        interrupted = await cancel_at(work, 0, within=ENOUGH)
         self.assertEqual((interrupted.value, interrupted.waited), ("what was there", False))
 
     def test_one_that_lost_the_cancellation_waited_again(self) -> None:
@@ -98,7 +101,7 @@ class TestCancelAt(unittest.TestCase):
                 await asyncio.sleep(0)
             return "late"
 
-        interrupted = asyncio.run(cancel_at(work, 0))
+        interrupted = asyncio.run(cancel_at(work, 0, within=ENOUGH))
         self.assertEqual((interrupted.value, interrupted.waited), ("late", True))
 
     def test_what_waits_after_the_call_that_was_cancelled_is_another_call(self) -> None:
@@ -113,9 +116,9 @@ class TestCancelAt(unittest.TestCase):
                 await asyncio.sleep(0)
 
         # The kit's own way to make the two calls.
-        interrupted = asyncio.run(cancel_at(lambda: enter(Transaction()), 0))
+        interrupted = asyncio.run(cancel_at(lambda: enter(Transaction()), 0, within=ENOUGH))
         self.assertEqual((interrupted.ended, interrupted.waited), ("returned", False))
-        interrupted = asyncio.run(cancel_at(lambda: enter(Transaction()), 1))
+        interrupted = asyncio.run(cancel_at(lambda: enter(Transaction()), 1, within=ENOUGH))
         self.assertEqual((interrupted.delivered, interrupted.ended), (True, "cancelled"))
 
     def test_each_item_of_an_iteration_is_another_call(self) -> None:
@@ -127,7 +130,7 @@ class TestCancelAt(unittest.TestCase):
                 yield number
 
         for waits, lost in ((1, False), (2, True)):
-            interrupted = asyncio.run(cancel_at(partial(drain, items(waits)), 0))
+            interrupted = asyncio.run(cancel_at(partial(drain, items(waits)), 0, within=ENOUGH))
             self.assertEqual((interrupted.value, interrupted.waited), ([0, 1], lost))
 
     @on_each_backend
@@ -140,7 +143,7 @@ class TestCancelAt(unittest.TestCase):
             except anyio.get_cancelled_exc_class():
                 raise error from None
 
-        interrupted = await cancel_at(work, 0)
+        interrupted = await cancel_at(work, 0, within=ENOUGH)
         self.assertEqual((*shown(interrupted), interrupted.error), (0, True, "raised", error))
 
     @on_each_backend
@@ -150,12 +153,12 @@ class TestCancelAt(unittest.TestCase):
         async def work() -> None:
             raise error
 
-        interrupted = await cancel_at(work, 0)
+        interrupted = await cancel_at(work, 0, within=ENOUGH)
         self.assertEqual((*shown(interrupted), interrupted.error), (0, False, "raised", error))
 
     @on_each_backend
     async def test_the_caller_goes_on(self) -> None:
-        await cancel_at(endless, 2)
+        await cancel_at(endless, 2, within=ENOUGH)
         with anyio.fail_after(10):
             await anyio.lowlevel.checkpoint()
 
@@ -187,4 +190,4 @@ class TestCancelAt(unittest.TestCase):
                 seen.append(error.args)
             return seen
 
-        self.assertEqual(asyncio.run(cancel_at(work, 9)).value, ["value", ("x",)])
+        self.assertEqual(asyncio.run(cancel_at(work, 9, within=ENOUGH)).value, ["value", ("x",)])
