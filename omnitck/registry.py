@@ -31,6 +31,10 @@ BUILT_IN: Mapping[str, str] = {
     "producer": "omnitck.messaging.producer:ProducerContract",
     "consumer": "omnitck.messaging.consumer:ConsumerContract",
     "delayed_messaging": "omnitck.messaging.delayed_messaging:DelayedMessagingContract",
+    "transactional_outbox": "omnitck.resilience.transactional_outbox:TransactionalOutboxContract",
+    "sagas": "omnitck.resilience.sagas:SagasContract",
+    "distributed_lock": "omnitck.resilience.distributed_lock:DistributedLockContract",
+    "circuit_breaker": "omnitck.resilience.circuit_breaker:CircuitBreakerContract",
     "multi_tenancy": "omnitck.policies.multi_tenancy:MultiTenancyPolicy",
 }
 """The kit's own contracts and policies. A new one is one file and one line here."""
@@ -153,13 +157,18 @@ def _ids_of(name: str) -> frozenset[str]:
 
 
 def resolve(target: str) -> object:
-    """What `package.module:name` stands for. The current directory is searched too."""
-    module_name, _, path = target.partition(":")
+    """What `package.module:name`, or `path/to/module.py:name`, stands for. The current directory is searched too."""
+    file, is_file, path = target.partition(".py:")
+    module_name = file
+    if not is_file:
+        module_name, _, path = target.partition(":")
     if not module_name or not path:
-        raise UsageError(f"target {target!r} is not of the form package.module:name.")
+        raise UsageError(f"target {target!r} is not of the form package.module:name, or path/to/module.py:name.")
 
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
+    if is_file:
+        module_name = _module_in(f"{file}.py", target)
     found = _import(module_name, target)
     for part in path.split("."):
         try:
@@ -175,6 +184,25 @@ def resolve(target: str) -> object:
     return found
 
 
+def _module_in(file: str, target: str) -> str:
+    """The name by which *file* is imported: that of its package, if its folder is one, or its own; it can be, from now on."""
+    path = os.path.abspath(file)
+    if not os.path.isfile(path):
+        raise UsageError(f"target {target!r}: there is no file {file!r}.")
+
+    folder, name = os.path.split(path.removesuffix(".py"))
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, package = os.path.split(folder)
+        name = f"{package}.{name}"
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    other = getattr(sys.modules.get(name), "__file__", None)
+    if other is not None and not os.path.samefile(other, path):
+        raise UsageError(f"target {target!r}: {name} is imported from {other!r} already: give one of the two another name.")
+
+    return name
+
+
 def _import(name: str, target: str) -> object:
     try:
         return importlib.import_module(name)
@@ -182,9 +210,8 @@ def _import(name: str, target: str) -> object:
         raise
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            hint = f" (write {name.removesuffix('.py')!r})" if name.endswith(".py") else ""
             raise UsageError(
-                f"target {target!r}: there is no module {error.name!r} in the current directory or on sys.path{hint}."
+                f"target {target!r}: there is no module {error.name!r} in the current directory or on sys.path."
             ) from None
 
         missing = f"the module {error.name!r}, which is missing ({place_of(error)})"

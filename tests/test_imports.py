@@ -16,7 +16,7 @@ LAYERS = (
     ("registry",),
     ("instruments",),
     ("common",),
-    ("primitives", "messaging", "policies"),
+    ("primitives", "messaging", "resilience", "policies"),
     ("report", "unusual"),
     ("concurrent",),
     ("suites",),

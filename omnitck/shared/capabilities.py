@@ -40,6 +40,14 @@ _BY_CONTRACT: Mapping[str, str] = {
         "visibility_timeout batch_consume"
     ),
     "delayed_messaging": "cancel_scheduled absolute_time ordering_by_due_time long_delay",
+    "transactional_outbox": ("transaction claim lease_renewal gapless_sequence fair parking retention outbox_relay inbox"),
+    "sagas": "list_incomplete correlation saga_lease delete transactional compensation_execution",
+    "distributed_lock": (
+        "lease_renewal auto_renew fencing_token blocking_acquire fair loss_notification hold_at_least inspection"
+    ),
+    "circuit_breaker": (
+        "sliding_window slow_call manual_control events half_open_timeout shared_state retry_after result_predicate"
+    ),
 }
 
 

@@ -10,10 +10,15 @@ __all__ = [
     "ClosedError",
     "ConflictError",
     "InvalidArgumentError",
+    "LockLostError",
+    "LockNotAcquiredError",
     "NotFoundError",
     "ObjectNotFoundError",
+    "OutboxClaimLostError",
     "PermissionDeniedError",
     "PublishError",
+    "SagaAlreadyExistsError",
+    "SagaNotFoundError",
     "SagaStateConflictError",
     "SecretNotFoundError",
     "TCKError",
@@ -47,6 +52,10 @@ class TopicNotFoundError(NotFoundError):
     """No topic has this name, and the broker makes none."""
 
 
+class SagaNotFoundError(NotFoundError):
+    """No saga has this id."""
+
+
 class ConflictError(TCKError):
     """A precondition did not hold: the item is stale, missing or already there. Nothing was changed."""
 
@@ -55,8 +64,24 @@ class AlreadyExistsError(ConflictError):
     """The item to create exists."""
 
 
+class SagaAlreadyExistsError(AlreadyExistsError):
+    """A saga has this id."""
+
+
 class SagaStateConflictError(ConflictError):
     """The saga was changed since its state was read."""
+
+
+class OutboxClaimLostError(ConflictError):
+    """The lease of the claim has ended, and somebody else may have the event. Nothing was changed."""
+
+
+class LockNotAcquiredError(ConflictError):
+    """Somebody else holds the lock: what it guards was not begun."""
+
+
+class LockLostError(TCKError):
+    """The lease of the lock ended before what it guards did, which may have run beside that of another holder."""
 
 
 class InvalidArgumentError(TCKError, ValueError):

@@ -1,30 +1,44 @@
 """The records that cross the boundary between an application and a provider. Frozen, comparable, printable."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Any, Self
 
 __all__ = [
+    "BreakerLimits",
     "CacheLimits",
     "Change",
+    "CircuitState",
+    "ClaimedEvent",
     "ConsumedMessage",
     "DelayLimits",
     "DocumentLimits",
     "Entry",
     "Expect",
     "Limits",
+    "LockLimits",
     "MessageLimits",
     "ObjectInfo",
     "ObjectLimits",
+    "OutboxEvent",
+    "OutboxLimits",
     "OutgoingMessage",
     "Prefix",
     "ProcessingOutcome",
     "PublishResult",
     "Put",
     "Remove",
+    "SagaContext",
+    "SagaLimits",
+    "SagaPage",
+    "SagaState",
+    "SagaStatus",
+    "SagaStep",
+    "SagaStepHistory",
     "SecretLimits",
+    "StoredEvent",
 ]
 
 
@@ -177,6 +191,61 @@ class DelayLimits(MessageLimits):
     """By how much the clocks of the broker and of its clients may differ, in seconds. At most 1."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutboxLimits(Limits):
+    """The numbers of an outbox. A key is a topic, a message's key or that of an aggregate, and a value is a payload."""
+
+    value_bytes: int = _number(65_536)
+    """Largest payload, in bytes; at least 64 KiB."""
+    headers: int = _number(8)
+    """Most headers of an event; at least 8."""
+    min_ttl: float = _number(1.0, most=60)
+    """Shortest lease of a claim, and shortest `retry_in`, that is kept, in seconds; a shorter one is rounded up. At most 60."""
+    ttl_resolution: float = _number(1.0, most=60)
+    """How much later than asked a lease or a `retry_in` may be seen to end, in seconds; it never ends earlier. At most 60."""
+    deliver: float = _number(5.0, most=60)
+    """Longest time, in seconds, from a commit to the publication by a relay that runs. At most 60."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SagaLimits(Limits):
+    """The numbers of a store of sagas. A key is the id of a saga, and a value is its payload, as the shortest JSON text."""
+
+    min_ttl: float = _number(1.0, most=60)
+    """Shortest lease of a claim, in seconds; a shorter one that is asked for is rounded up to it. At most 60."""
+    ttl_resolution: float = _number(1.0, most=60)
+    """How much later than asked a lease may be seen to end, in seconds; it never ends earlier. And how coarse the times of
+    updates are, by which `older_than` counts. At most 60."""
+    staleness: float = field(default=0.0, metadata={"least": 0, "most": 0})
+    """Always 0: every client reads what was written last."""
+    history: int = _number(100)
+    """Most steps that the history of a saga holds; at least 100."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockLimits(Limits):
+    """The numbers of a manager of locks. A key is the name of a lock; there are no values."""
+
+    min_ttl: float = _number(1.0, most=60)
+    """Shortest lease, in seconds; a shorter one that is asked for is rounded up to it. At most 60."""
+    ttl_resolution: float = _number(1.0, most=60)
+    """How much later than asked a lease may be seen to end, in seconds; it never ends earlier. At most 60."""
+    max_ttl: float = _number(600.0)
+    """Longest lease, in seconds; at least 600. A longer one is refused."""
+    deliver: float = _number(5.0, most=60)
+    """Longest time, in seconds, from the end of a lease until a waiter that is next holds the lock. At most 60."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BreakerLimits(Limits):
+    """The numbers of a circuit breaker, which has neither keys nor values."""
+
+    min_ttl: float = _number(0.1, most=60)
+    """Shortest `reset_timeout` that is kept, in seconds; a shorter one is rounded up to it. At most 60."""
+    ttl_resolution: float = _number(0.1, most=60)
+    """How much later than asked a timeout may be seen to end, in seconds; it never ends earlier. At most 60."""
+
+
 class ProcessingOutcome(Enum):
     """What a handler says of a message."""
 
@@ -219,6 +288,130 @@ class PublishResult:
     """None if it was not accepted."""
     error: Exception | None = None
     """Why it was not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboxEvent:
+    """A message that is to be published once its transaction has committed."""
+
+    destination_topic: str
+    payload: bytes
+    message_key: str | None = None
+    """The key of the message, for the broker."""
+    aggregate_key: str | None = None
+    """Events of one aggregate are published in the order in which they were saved; None asks for no order."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvent(OutboxEvent):
+    """An event as the outbox holds it."""
+
+    event_id: str
+    """Opaque, unique, and the same in every read and claim: consumers recognise a repetition by it."""
+    sequence_id: int | None = None
+    """Its place among the events of its aggregate: a later one has a greater number. None without an aggregate."""
+    attempts: int = 0
+    """How often a claimant has given it back with `release`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedEvent(StoredEvent):
+    """An event that one relay has for itself, until its lease ends."""
+
+    claim_id: str
+    """Opaque; names this claim, and no later one of the same event."""
+
+
+class SagaStatus(StrEnum):
+    """Where a saga stands."""
+
+    RUNNING = "RUNNING"
+    """Its steps are under way."""
+    COMPENSATING = "COMPENSATING"
+    """A step has failed, and those before it are being undone."""
+    COMPLETED = "COMPLETED"
+    """Every step is done."""
+    COMPENSATED = "COMPENSATED"
+    """Every step that was done is undone."""
+    FAILED = "FAILED"
+    """Something could not be undone: an operator has to look at it."""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self in (SagaStatus.COMPLETED, SagaStatus.COMPENSATED, SagaStatus.FAILED)
+
+
+@dataclass(frozen=True)
+class SagaStepHistory:
+    """What became of one step."""
+
+    step_name: str
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SagaState:
+    """The state of one saga."""
+
+    saga_id: str
+    status: str
+    """One of `SagaStatus`."""
+    current_step: int = 0
+    history: Sequence[SagaStepHistory] = ()
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    """A JSON object."""
+    version: int = 0
+    """1 once it is created, and one more with each update; what is passed to `create_state` does not matter."""
+    saga_type: str = ""
+    """The kind of saga, within which a correlation is unique."""
+    correlation_id: str | None = None
+    """By what the outside world finds the saga: the id of an order."""
+    created_at: datetime | None = None
+    """Aware, in UTC; set by the store, whatever is passed. None where it does not keep times: one with `list_incomplete` does."""
+    updated_at: datetime | None = None
+    """Likewise, by each update."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaPage:
+    """Part of a listing."""
+
+    sagas: Sequence[SagaState]
+    cursor: str | None = None
+    """Opaque; with it the next page is asked for. None at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaContext:
+    """What a step is told."""
+
+    saga_id: str
+    payload: Mapping[str, Any]
+    idempotency_key: str
+    """The same each time that this step of this saga is done, and another one when it is undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaStep:
+    """A step, and how it is undone."""
+
+    name: str
+    action: Callable[[SagaContext], Awaitable[object]]
+    compensation: Callable[[SagaContext], Awaitable[object]] | None = None
+    """None: there is nothing to undo."""
+
+
+class CircuitState(Enum):
+    """Where a circuit breaker stands."""
+
+    CLOSED = auto()
+    """Calls are made."""
+    OPEN = auto()
+    """Calls are refused."""
+    HALF_OPEN = auto()
+    """Some calls are made, to see whether the circuit can be closed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Contracts of resilience: what keeps a system whole while its parts fail."""
