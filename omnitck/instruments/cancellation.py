@@ -21,7 +21,9 @@ __all__ = ["MOST_STEPS", "Interrupted", "cancel_at", "sweep"]
 MOST_STEPS = 16
 """Suspension points tried for one operation: beyond, real clients only repeat themselves."""
 
-CALLERS = tuple(f"omnitck.{package}." for package in ("kit", "instruments", "common", "primitives", "messaging", "policies"))
+CALLERS = tuple(
+    f"omnitck.{package}." for package in ("kit", "instruments", "common", "primitives", "messaging", "resilience", "policies")
+)
 """Modules that call providers. An operation of theirs may be several calls, as `async with` and `async for` are."""
 
 

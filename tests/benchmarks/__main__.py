@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "memory": startup.memory,
     "checker": histories.checker,
     "queues": histories.queues,
+    "leases": histories.leases,
     "streaming": suites.streaming,
     "valkey": suites.valkey,
     "nats": suites.nats,

@@ -1,4 +1,4 @@
-"""The checkers: that of linearizability on the greatest histories that a rule may record, that of queues on far greater ones."""
+"""The checkers: that of linearizability on the greatest histories that a rule may record, the others on far greater ones."""
 
 import asyncio
 import random
@@ -8,15 +8,17 @@ from dataclasses import replace
 from functools import partial
 
 from omnitck.instruments.history import Op, Recorder, check, explain
+from omnitck.instruments.history import leases as lease_checker
 from omnitck.instruments.history.queues import Delivery, Fate, Order, Publication, judge
 from omnitck.reference.kv_store import MemoryBackend, MemoryKVStore
 from tests.benchmarks.measure import Figure, in_turns, seconds
 
-__all__ = ["checker", "queues"]
+__all__ = ["checker", "leases", "queues"]
 
 OPERATIONS = 200
 SEEDS = range(8)
 DELIVERIES = 100_000
+GRANTS = 100_000
 
 
 def checker() -> Iterator[Figure]:
@@ -40,7 +42,7 @@ def checker() -> Iterator[Figure]:
         ):
             verdicts = {check(ops).value for ops in (good if which == "right" else bad)}
             yield Figure(
-                what, 1e3 * least[which], "ms", "recording them", 1e3 * least["record"], remark=", ".join(sorted(verdicts))
+                what, 1e3 * least[which], "ms", "recording them", 1e3 * least["record"], 1000, remark=", ".join(sorted(verdicts))
             )
 
 
@@ -128,3 +130,38 @@ async def _delivered(count: int) -> tuple[list[Publication], list[Delivery]]:
 
     await asyncio.gather(take(), *map(publish, range(10)))
     return publications, deliveries
+
+
+def leases() -> Iterator[Figure]:
+    """Judging grants of a lock, against an asyncio.Lock that is held as often."""
+    grants: list[list[lease_checker.Grant]] = []
+    least = in_turns(
+        3,
+        {
+            "hold": lambda: seconds(lambda: grants.append(asyncio.run(_held(GRANTS)))),
+            "judge": lambda: seconds(lambda: lease_checker.judge(grants[-1], fencing=True)),
+        },
+    )
+    found = lease_checker.judge(grants[-1], fencing=True)
+    yield Figure(f"judge {GRANTS} grants, with tokens", least["judge"], "s", "holding them", least["hold"], 2, remark=found or "")
+
+
+async def _held(count: int) -> list[lease_checker.Grant]:
+    """What 10 tasks hold of 10 locks, each grant renewed once."""
+    locks = [asyncio.Lock() for _ in range(10)]
+    grants: list[lease_checker.Grant] = []
+
+    async def work(task: int) -> None:
+        for number in range(count // 10):
+            lock = (task + number) % 10
+            called = time.monotonic()
+            async with locks[lock]:
+                token, returned = len(grants), time.monotonic()
+                await asyncio.sleep(0)
+                renewal = lease_checker.Renewal(returned, time.monotonic(), 60.0)
+                grants.append(
+                    lease_checker.Grant(f"lock {lock}", task, called, returned, 60.0, (renewal,), time.monotonic(), token)
+                )
+
+    await asyncio.gather(*map(work, range(10)))
+    return grants

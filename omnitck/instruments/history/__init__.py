@@ -1,6 +1,6 @@
 """Histories: what concurrent clients asked and were told, and whether one correct store could have told them so.
 
-`queues` judges those of messages.
+`queues` judges those of messages, `leases` those of locks.
 """
 
 from omnitck.instruments.history.linearizability import Counterexample, Verdict, check, explain
