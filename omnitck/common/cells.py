@@ -131,6 +131,21 @@ class Cells(Generic[P]):
         raise NotImplementedError
 
     @optional
+    async def hold(self, provider: P, name: str, ttl: float) -> bool:
+        """Hold the cell, which nobody else may then write, for *ttl* seconds; whether that could be done."""
+        raise NotImplementedError
+
+    @optional
+    async def extend(self, provider: P, name: str, ttl: float) -> bool:
+        """Let what *provider* holds of the cell end in *ttl* seconds; whether it still held that."""
+        raise NotImplementedError
+
+    @optional
+    async def agree(self, provider: P, name: str) -> None:
+        """Fail the rule unless all operations on cells whose names begin with *name*, a fresh one, see what the others did."""
+        raise NotImplementedError
+
+    @optional
     async def url(self, provider: P, name: str) -> str:
         """A URL with which anybody may read the cell."""
         raise NotImplementedError

@@ -7,7 +7,9 @@ has them too. What a provider with cells owes beside is in `omnitck.common.data`
 import asyncio
 import gc
 import inspect
+import io
 import logging
+import socket
 import sys
 import time
 import warnings
@@ -165,17 +167,17 @@ class ClientTrial(CancelledTrial[P]):
             yield proxy
 
     @asynccontextmanager
-    async def faulty(self) -> AsyncIterator[tuple[Any, Call[object], Call[object]]]:
-        """A client, what cuts it off from its backend, and what brings the backend back."""
+    async def faulty(self, **config: Any) -> AsyncIterator[tuple[Any, Call[object], Call[object]]]:
+        """A client that is made with *config*, what cuts it off from its backend, and what brings the backend back."""
         if self.has("cut") and self.has("heal"):
             self.session.afterwards.append(partial(self.ask, "heal"))
-            yield await self.connect(), partial(self.ask, "cut"), partial(self.ask, "heal")
+            yield await self.connect(**config), partial(self.ask, "cut"), partial(self.ask, "heal")
             return
         if not self.has("backend_address"):
             self.not_provoked("the suite has neither `backend_address` nor `cut` and `heal`")
 
         async with self.proxy() as proxy:
-            client: Any = await self.connect(address=proxy.address)
+            client: Any = await self.connect(address=proxy.address, **config)
 
             async def cut() -> None:
                 proxy.cut()
@@ -255,6 +257,10 @@ class ClientTrial(CancelledTrial[P]):
             expected="the iteration ends, or raises ClosedError",
             observed=Plain(observed),
         )
+
+    def promised(self, provider: Any, capability: str) -> list[tuple[Any, type | None]]:
+        """The protocols of *capability*, each beside what has its methods: *provider*, or an object that it hands out."""
+        return [(provider, self.plan.protocols.get(capability))]
 
     def check_method(self, provider: object, name: str, promised: Any) -> None:
         """Fail the rule unless *provider* has the method *name* as its protocol has *promised*."""
@@ -353,9 +359,10 @@ class ClientRules(Contract):
         Catches a synchronous SDK call exposed as a method, and a renamed keyword argument.
         """
         provider = raw(await t.connect())
-        for name, promised in _methods(t.plan.protocols.get("")):
-            with t.case(name):
-                t.check_method(provider, name, promised)
+        for owner, protocol in t.promised(provider, ""):
+            for name, promised in _methods(protocol):
+                with t.case(name):
+                    t.check_method(owner, name, promised)
 
     @rule("COM-02")
     async def test_com_02_declarations_are_known_and_meet_the_floors(self, t: ClientTrial[Any]) -> None:
@@ -424,9 +431,10 @@ class ClientRules(Contract):
         """
         provider = raw(await t.connect())
         for capability in sorted(t.declared):
-            for name, promised in _methods(t.plan.protocols.get(capability)):
-                with t.case(f"{capability}: {name}"):
-                    t.check_method(provider, name, promised)
+            for owner, protocol in t.promised(provider, capability):
+                for name, promised in _methods(protocol):
+                    with t.case(f"{capability}: {name}"):
+                        t.check_method(owner, name, promised)
         advertised = _advertised(provider)
         if advertised is not None and hasattr(provider, "capabilities"):
             # What a policy brings is declared by the suite alone: a provider need not know of policies.
@@ -515,9 +523,9 @@ class ClientRules(Contract):
 
         Catches a reader task that is orphaned, a socket that is left to the garbage collector.
         """
-        # What others left behind is not this rule's, and must not be found at its end.
+        # What others left behind is not this rule's, and must not be found at its end: what cannot be collected now stays alive.
         gc.collect()
-        before = _tasks()
+        before, others = _tasks(), _finalized()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ResourceWarning)
             async with t.client_of_its_own() as client:
@@ -551,6 +559,7 @@ class ClientRules(Contract):
             expected="no more than before the client was made",
             observed=Plain(", ".join(sorted(_task_name(each) for each in leaked))),
         )
+        del others
         warned = [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
         t.check(not warned, given="garbage collection after close()", expected="no ResourceWarning", observed=warned)
 
@@ -918,6 +927,13 @@ def _tasks() -> set[Any]:
         return set(asyncio.all_tasks())
     except RuntimeError:
         return set()
+
+
+def _finalized() -> list[object]:
+    """Everything that may warn of itself when it is collected: files, sockets, transports, event loops and their like."""
+    objects = gc.get_objects()
+    kinds = {each for each in set(map(type, objects)) if issubclass(each, io.IOBase | socket.socket) or hasattr(each, "__del__")}
+    return [each for each in objects if type(each) in kinds]
 
 
 def _task_name(task: Any) -> str:

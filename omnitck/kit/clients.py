@@ -66,6 +66,8 @@ class Client:
                 name = getattr(each, "key", each)
                 if isinstance(name, str):
                     self.touched[name] = None
+        elif isinstance(name := getattr(argument, "saga_id", None), str):
+            self.touched[name] = None
 
 
 class Journal:

@@ -7,8 +7,8 @@ A tenant id is *isolated or refused* with `InvalidArgumentError` at construction
 two ids one, by folding, trimming, cutting or replacing characters, is neither. An injective escape, a length prefix
 (`4:acme:key`), or a bucket, schema or database for each tenant satisfies it.
 
-A rule whose operations a contract does not have is no rule of its suites: MT-21 needs watchers or consumers, MT-24 presigned
-URLs, and MT-23 will need locks.
+A rule whose operations a contract does not have is no rule of its suites: MT-21 needs watchers or consumers, MT-23 and
+MT-25 locks, and MT-24 presigned URLs.
 """
 
 import re
@@ -542,6 +542,43 @@ class MultiTenancyPolicy(Policy):
             t.same(await t.cells.read(b, name), token, given="tenant B's cell after tenant A removed that name among others")
             t.same(await t.cells.read(a, name), None, given="tenant A's cell after it removed it")
 
+    @rule("MT-23", uses="hold", deadline=20)
+    async def test_mt_23_each_tenant_has_a_lock_of_that_name(self, t: MultiTenancyTrial) -> None:
+        """Two tenants hold locks of one name at once, and neither frees or extends the other's.
+
+        Catches a lock whose record, or whose renewal, knows only its name.
+        """
+        a, b = await t.two_tenants()
+        numbers = t.numbers()
+        ttl = max(numbers.min_ttl, 2 * numbers.ttl_resolution, 0.25)
+        name = t.key()
+        for tenant, client in (("A", a), ("B", b)):
+            given = f"tenant {tenant}'s acquire of a lock, whose name the other may hold"
+            t.same(await t.cells.hold(client, name, 600.0), True, given=given)
+        await t.cells.erase(a, name)
+        t.same(await t.cells.hold(a, name, 600.0), True, given="tenant A's acquire after its own release")
+        await t.cells.erase(a, name)
+        t.check(
+            await t.cells.read(b, name) is not None,
+            given="tenant B's lock after tenant A released that of its name, twice",
+            expected="B holds it",
+            observed=Plain("nobody does"),
+        )
+        name, ends = t.key(), t.now()
+        for tenant, client, seconds in (("B", b, 600.0), ("A", a, ttl)):
+            t.same(await t.cells.hold(client, name, seconds), True, given=f"tenant {tenant}'s acquire of another lock")
+            ends = t.now() + seconds
+        if t.can("extend"):
+            t.same(await t.cells.extend(b, name, 600.0), True, given="tenant B's renewal of its own lock")
+        await t.wait(ends + numbers.ttl_resolution + ttl / 10 - t.now())
+        t.same(await t.cells.hold(a, name, ttl), True, given="tenant A's acquire after its own lease, where B holds that name")
+        t.check(
+            await t.cells.read(b, name) is not None,
+            given="tenant B's lock after the lease of tenant A's of its name",
+            expected="B holds it",
+            observed=Plain("nobody does"),
+        )
+
     @rule("MT-24", uses="url")
     async def test_mt_24_a_url_is_bound_to_its_tenant(self, t: MultiTenancyTrial) -> None:
         """A URL made by one tenant never yields another's bytes, also when its path is replaced by that of the other's URL.
@@ -578,6 +615,15 @@ class MultiTenancyPolicy(Policy):
             )
             if url == mine:
                 t.same(shown, own, given=f"tenant B's own URL for its own cell (status {status})")
+
+    @rule("MT-25", uses="agree")
+    async def test_mt_25_all_operations_are_of_one_tenant(self, t: MultiTenancyTrial) -> None:
+        """Within a tenant, each operation acts on what the others see.
+
+        Catches the one operation that forgets the tenant, and works where nobody looks.
+        """
+        for client in await t.two_tenants():
+            await t.cells.agree(client, t.key())
 
 
 def _tells_nothing(told: str, absent: str, nobodys: str) -> bool:

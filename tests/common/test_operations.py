@@ -18,21 +18,37 @@ from omnitck.selftest.laws import proven, reference_suite
 from omnitck.shared.exceptions import NotFoundError, TCKError
 from tests.helpers import outcome_of
 
+HANDS_OUT = {"get_lock"}
+"""Methods that ask nobody: what is done with what they hand out is a call."""
+
 
 class Counted:
-    """A client, and the calls that were made of its methods."""
+    """A client, or what it handed out, and the calls that were made of its methods."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, calls: list[str] | None = None) -> None:
         self._client = client
-        self.calls: list[str] = []
+        self.calls: list[str] = [] if calls is None else calls
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._client, name)
         return partial(self._call, name, member) if callable(member) else member
 
     def _call(self, name: str, member: Any, /, *arguments: Any, **keywords: Any) -> Any:
-        self.calls.append(name)
+        if name in HANDS_OUT:
+            self.calls.append(name)  # which is all that it comes to, if it is refused
+            handed_out = Counted(member(*arguments, **keywords), self.calls)
+            self.calls.pop()
+            return handed_out
+        if keywords.get("tx") is None:  # What is done in a transaction is part of that one call.
+            self.calls.append(name)
         return member(*arguments, **keywords)
+
+    async def __aenter__(self) -> Any:
+        self.calls.append("async with")
+        return await self._client.__aenter__()
+
+    async def __aexit__(self, *exc_info: Any) -> Any:
+        return await self._client.__aexit__(*exc_info)
 
 
 async def faults(t: Trial[Any], operation: Operation, *, refused: bool) -> list[str]:

@@ -67,6 +67,8 @@ def with_answers(provider: type[Any], answer: Callable[[Any], Any]) -> type[Any]
         name: method
         for name, method in inspect.getmembers(provider, inspect.isfunction)
         if not name.startswith("_") and (inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method))
+        # What `execute` of a circuit breaker answers is what its caller's operation came to.
+        if name != "execute"
     }
     return type("Own", (provider,), {name: answering(method, answer) for name, method in operations.items()})
 

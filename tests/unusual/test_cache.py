@@ -14,7 +14,7 @@ from omnitck.unusual import unusual_of
 class TestPlainest(unittest.TestCase):
     """Without a clock to move, a time to live of 3 s is the shortest that shows anything at a resolution of 1 s.
 
-    Nine rules of the core wait for one or several: 56 s one after another, and 18 s side by side.
+    Nine rules of the core wait for one or several: 41 s one after another, and 10 s side by side.
     """
 
     def setUp(self) -> None:
