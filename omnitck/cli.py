@@ -10,7 +10,8 @@ import os
 import sys
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     selftest = commands.add_parser("selftest", help="prove the kit with its own defective providers")
     selftest.add_argument("-c", "--contract", action="append", default=[], metavar="NAME", help="only this one; repeatable")
-    selftest.add_argument("--jobs", type=_at_least_1, default=0, metavar="N", help="suites at a time (as many as processors)")
+    selftest.add_argument("--jobs", type=_at_least_1, default=0, metavar="N", help="suites at a time (three for each processor)")
     selftest.add_argument("--json", action="store_true", help="print JSON")
     selftest.set_defaults(run=_selftest)
     return parser
@@ -126,6 +127,7 @@ def _add_certify(commands: Any) -> None:
     what.add_argument(
         "-r", "--rule", **{**names, "metavar": "ID"}, help="only this rule; repeatable; KV-0* stands for all that begin so"
     )
+    what.add_argument("--exclude", **{**names, "metavar": "ID"}, help="all but this rule, in the same way; repeatable")
     what.add_argument("--config", metavar="FILE", help="TOML with a table [tool.omnitck]; by default ./pyproject.toml")
 
     how = certify.add_argument_group("how it is run")
@@ -152,9 +154,17 @@ def _add_certify(commands: Any) -> None:
         help="run each suite in a process of its own, so that one which hangs or crashes still gets a report; by default yes",
     )
 
+    how.add_argument("--fail-fast", action="store_true", help="begin no further rule once one has failed, or could not be judged")
+
     report = certify.add_argument_group("what is reported")
-    report.add_argument("--output", metavar="FILE", help=f"the certificate; by default {CERTIFICATE}, or none with --rule")
+    report.add_argument(
+        "--output", metavar="FILE", help=f"the certificate; by default {CERTIFICATE}, or none with --rule or --exclude"
+    )
     report.add_argument("--json", metavar="FILE", help="the same document, in a further file")
+    report.add_argument(
+        "--durations", type=_at_least_1, default=0, metavar="N", help="name the N rules that took the longest, and how long"
+    )
+    report.add_argument("--traceback", action="store_true", help="show the whole traceback of what was raised")
     volume = report.add_mutually_exclusive_group()
     volume.add_argument("-v", "--verbose", action="store_true", help="print a line for each rule")
     volume.add_argument("-q", "--quiet", action="store_true", help="print only failures and the verdict")
@@ -190,6 +200,7 @@ _above_0.__name__ = "number"
 
 def _certify(options: argparse.Namespace) -> int:
     from omnitck.certifying import follower
+    from omnitck.certifying.interrupts import Interrupts
 
     config = _configuration(options.config, needed=not options.targets)
     recipes = _recipes(options, config)
@@ -197,6 +208,8 @@ def _certify(options: argparse.Namespace) -> int:
         jobs=_setting("jobs", options.jobs, config, _at_least_1, 1),
         seed=_setting("seed", options.seed, config, int, 0),
         rules=tuple(options.rule),
+        excluded=tuple(options.exclude),
+        fail_fast=options.fail_fast,
         grace=_setting("grace", options.grace, config, _above_0, 10.0),
         isolate=options.isolate,
         processes=_setting("processes", options.processes, config, _at_least_1, 1),
@@ -204,19 +217,36 @@ def _certify(options: argparse.Namespace) -> int:
     output = standard_output()
     progress = Progress(output, verbosity=2 if options.verbose else 0 if options.quiet else 1)
     try:
-        certificate = follower.run_suites(recipes, settings, progress)
+        with _environment(OMNITCK_TRACEBACK="1" if options.traceback else None), Interrupts() as interrupts:
+            certificate = follower.run_suites(recipes, settings, progress, interrupts)
     finally:
         progress.end()
     try:
-        summarize(certificate, output, brief=options.quiet)
+        summarize(
+            certificate, output, brief=options.quiet, whole=options.verbose or options.traceback, durations=options.durations
+        )
     finally:  # What was found out is kept, whatever becomes of its printing.
         status = _write(certificate, options, config, output)
-    return status
+    return 128 + interrupts.number if interrupts.number else status
+
+
+@contextmanager
+def _environment(**variables: str | None) -> Iterator[None]:
+    """The environment as rules are to find it: what is given as a flag comes before a variable, and is in the suites by now."""
+    before = dict(os.environ)
+    for name in ("OMNITCK_PATIENCE", "OMNITCK_DEADLINE"):
+        os.environ.pop(name, None)
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _write(certificate: Certificate, options: argparse.Namespace, config: Mapping[str, Any], output: Printer) -> int:
     """Write the files; a report that cannot be written goes to the terminal, so that the run is not lost."""
-    file = options.output or config.get("output") or (None if certificate.selection else CERTIFICATE)
+    file = options.output or config.get("output") or (None if certificate.selection or certificate.excluded else CERTIFICATE)
     lost = False
     for path, title in ((file, "certificate"), (options.json or config.get("json"), "report")):
         if not path:

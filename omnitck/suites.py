@@ -103,26 +103,34 @@ def specialise(suite: Suite, declarations: Mapping[str, Any]) -> Suite:
     return special
 
 
-def select(suite: type, patterns: Iterable[str]) -> list[Entry]:
-    """The rules of *suite* whose id fits one of *patterns* (`KV-03`, `KV-0*`); all of them if there is none.
+def select(suite: type, patterns: Iterable[str], excluded: Iterable[str] = ()) -> list[Entry]:
+    """The rules of *suite* whose id fits one of *patterns* (`KV-03`, `KV-0*`), or all if there is none, without those *excluded*.
 
     An audit watches them all.
     """
     from fnmatch import fnmatchcase
 
     rules = {each.id: each for each in plan_of(suite).entries}
-    patterns = tuple(patterns)
-    chosen = set() if patterns else set(rules)
-    for pattern in patterns:
-        fitting = {id for id in rules if fnmatchcase(id, pattern.upper())}
-        if not fitting:
+
+    def fitting(pattern: str) -> set[str]:
+        found = {id for id in rules if fnmatchcase(id, pattern.upper())}
+        if not found:
             raise UsageError(f"no rule of {suite.__qualname__} fits {pattern!r}; {suggest(pattern.upper(), rules)}")
 
-        chosen |= fitting
-    if any(rules[id].rule.ambient for id in chosen):
-        return list(plan_of(suite).rules)
+        return found
 
-    return [each for id, each in rules.items() if id in chosen]
+    chosen = set().union(*map(fitting, patterns)) or set(rules)
+    if any(rules[id].rule.ambient for id in chosen):
+        chosen = set(rules)
+    for pattern in excluded:
+        chosen -= (found := fitting(pattern))
+        if audits := [id for id in sorted(found) if rules[id].rule.ambient]:
+            raise UsageError(f"{audits[0]} is an audit of {suite.__qualname__}, which watches every rule: it cannot be excluded.")
+    left = [each for id, each in rules.items() if id in chosen and not each.rule.ambient]
+    if not left:
+        raise UsageError(f"no rule of {suite.__qualname__} is left: exclude fewer.")
+
+    return left
 
 
 def caller() -> str:

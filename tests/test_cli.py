@@ -54,6 +54,29 @@ class Suite(KVStoreContract, unittest.IsolatedAsyncioTestCase):
 '''
 
 
+RAISING = '''
+"""Stores to certify."""
+
+
+class Store:
+    async def get(self, key):
+        return None
+
+    async def set(self, key, value):
+        try:
+            raise ConnectionRefusedError("nobody listens")
+        except OSError as error:
+            raise RuntimeError("no write") from error
+
+    async def delete(self, key):
+        pass
+
+
+async def make_store(**config):
+    return Store()
+'''
+
+
 class CommandLine(unittest.TestCase):
     def setUp(self) -> None:
         self.directory = self.enterContext(tempfile.TemporaryDirectory())
@@ -111,6 +134,40 @@ class TestCertify(CommandLine):
         self.assertIn("FAILED: KV-01 [MUST]", output)
         self.assertNotIn("\x1b", output)
         self.assertIn("python -m omnitck certify stores:make_forgets --contract kv_store --rule KV-01", output)
+
+    def test_what_is_excluded_is_not_run_and_makes_it_partial(self) -> None:
+        arguments = ("certify", "stores:make_store", "--contract", "kv_store", "-r", "KV-0*", "--no-isolate")
+        status, output, _ = self.run_it(*arguments, "--exclude", "KV-01", "--exclude", "kv-02", "-v")
+        self.assertEqual(status, 0)
+        self.assertRegex(output, r"KV-03 +passed")
+        self.assertNotRegex(output, r"KV-0[12] +passed")
+        self.assertIn("but only KV-0* was selected, and KV-01, kv-02 was\n  excluded (", output)
+        self.refused("no rule of make_store fits 'KV-99'", *arguments, "--exclude", "KV-99")
+        self.refused("no rule of make_store is left: exclude fewer.", *arguments, "--exclude", "KV-*")
+
+    def test_a_run_can_end_at_the_first_failure(self) -> None:
+        for isolated in ("--isolate", "--no-isolate"):
+            status, output, _ = self.run_it(
+                "certify", "stores:make_forgets", "--contract", "kv_store", "-r", "KV-0*", "--fail-fast", isolated
+            )
+            with self.subTest(isolated):
+                self.assertEqual(status, 1)
+                self.assertEqual(output.count("FAILED: KV-"), 1)
+                self.assertRegex(output, r"\n\d+ rules not run: the run was to end at the first failure, which was KV-0\d\n")
+
+    def test_durations_and_tracebacks_are_shown_where_asked_for(self) -> None:
+        Path("raising.py").write_text(RAISING)
+        self.addCleanup(sys.modules.pop, "raising", None)
+        arguments = ("certify", "raising:make_store", "--contract", "kv_store", "-r", "KV-02")
+        status, plain, _ = self.run_it(*arguments)
+        self.assertEqual(status, 1)
+        self.assertIn("  observed  RuntimeError: no write, raised in raising.py line 13\n", plain)
+        self.assertIn("  cause     ConnectionRefusedError: nobody listens, raised in raising.py line 11\n", plain)
+        self.assertNotIn("Traceback", plain)
+        with mock.patch.dict(os.environ):
+            _, told, _ = self.run_it(*arguments, "--traceback", "--durations", "1")
+        self.assertRegex(told, r"(?s)\n  Traceback .*raising\.py\", line 11, in set\n.*direct cause.*RuntimeError: no write\n")
+        self.assertRegex(told, r"\n seconds  rule\n +\d\.\d{3}  KV-")
 
     def test_a_suite_needs_no_contract_and_stale_deviations_are_listed(self) -> None:
         status, output, _ = self.certify("stores:Suite", "--no-isolate", "-v")
@@ -388,6 +445,7 @@ class TestReading(CommandLine):
         self.assertEqual(status, 0)
         names = ["kv_store", "secrets", "object_storage", "cache", "document_database"]
         names += ["producer", "consumer", "delayed_messaging"]
+        names += ["transactional_outbox", "sagas", "distributed_lock", "circuit_breaker"]
         self.assertEqual(
             [(each["name"], each["kind"]) for each in contracts],
             [*((each, "contract") for each in names), ("multi_tenancy", "policy")],

@@ -9,7 +9,7 @@ import tempfile
 import types
 import unittest
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, chdir
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -360,6 +360,21 @@ class TestTargets(UsageCase):
             self.assertIs(suites.resolve_target("targets:hold_store"), hold_store)
             self.assertIs(suites.resolve_target("targets:TestStore"), suite)
 
+    def test_a_file_is_imported_by_the_name_that_its_folder_gives_it(self) -> None:
+        source = "async def make_store(**config):\n    return __name__\n"
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            mock.patch.object(sys, "path", [directory, *sys.path]),
+            mock.patch.dict(sys.modules),
+            chdir(directory),
+        ):
+            for each in ("plain/loose.py", "project/pkg/__init__.py", "project/pkg/inner.py", "other/loose.py"):
+                Path(each).parent.mkdir(parents=True, exist_ok=True)
+                Path(each).write_text(source)
+            self.assertEqual(suites.resolve_target("plain/loose.py:make_store").__module__, "loose")
+            self.assertEqual(suites.resolve_target("project/pkg/inner.py:make_store").__module__, "pkg.inner")
+            self.refused("loose is imported from ", suites.resolve_target, "other/loose.py:make_store")
+
     def test_every_way_of_failing_is_one_sentence(self) -> None:
         module = types.ModuleType("targets")
         vars(module).update(make_store=make_store, number=3, plain=lambda: None, Store=Store, Bare=KVStoreContract)
@@ -373,7 +388,7 @@ class TestTargets(UsageCase):
                 "targets": "is not of the form package.module:name",
                 ":make": "is not of the form",
                 "no_such.thing:make": "there is no module 'no_such'",
-                "targets.py:make": "there is no module 'targets.py'",
+                "targets.py:make": "there is no file 'targets.py'",
                 "targets:mak_store": "targets has no 'mak_store'; did you mean make_store",
                 "targets:number": "is not callable (it is 3)",
                 "targets:plain": "is no coroutine function: write it with `async def`",

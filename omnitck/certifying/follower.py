@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from omnitck.certifying.channel import Event
+from omnitck.certifying.interrupts import Interrupts
 from omnitck.certifying.places import Place, take_place
 from omnitck.certifying.worker import PREFLIGHT, Order, amended, dealt, title
 from omnitck.concurrent import check_jobs
@@ -44,6 +45,8 @@ MOST_CONFIRMED = 5
 """Rules of a suite that run once more alone, if they failed beside others."""
 FAILURES = (Status.FAILED, Status.KNOWN_DEVIATION)
 """What a rule comes to by the provider's doing."""
+ENDING_SECONDS = 5.0
+"""Once a run is interrupted, the rules under way end in so much time, or the grace, and their class is torn down in it."""
 LONGEST_WAIT = 3600.0
 """Seconds: no rule may wait for ever in one go."""
 
@@ -64,6 +67,10 @@ class Settings:
     """Whether each suite runs in a child process; None where it can."""
     processes: int = 1
     """Child processes of one suite that run at a time, each with a share of the rules."""
+    excluded: tuple[str, ...] = ()
+    """Patterns of rule ids that are left out."""
+    fail_fast: bool = False
+    """Whether no rule begins after one has failed, or could not be judged."""
 
     def __post_init__(self) -> None:
         check_jobs(self.jobs)
@@ -93,13 +100,16 @@ def source_of(suite: Suite, settings: Settings) -> Recipe | Suite:
     return recipe or suite
 
 
-def run_suites(sources: Iterable[Recipe | Suite], settings: Settings, observer: Observer) -> Certificate:
+def run_suites(
+    sources: Iterable[Recipe | Suite], settings: Settings, observer: Observer, interrupts: Interrupts | None = None
+) -> Certificate:
     """Run each suite, and put the reports together. Bad input of the only suite raises UsageError, of one among several is told
-    in its report.
+    in its report. The first of *interrupts* ends the run in order.
     """
     sources = tuple(sources)
+    interrupts = interrupts or Interrupts()
     started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    reports = [_report_on(each, settings, observer, alone=len(sources) == 1) for each in sources]
+    reports = [_report_on(each, settings, observer, interrupts, alone=len(sources) == 1) for each in sources]
     return Certificate(
         suites=tuple(_told_apart(reports)),
         started=started,
@@ -108,15 +118,22 @@ def run_suites(sources: Iterable[Recipe | Suite], settings: Settings, observer: 
         jobs=settings.jobs,
         processes=settings.processes,
         selection=settings.rules,
+        excluded=settings.excluded,
+        interrupted=interrupts.name,
         isolated=settings.isolate is not False and all(isinstance(each, Recipe) for each in sources),
     )
 
 
-def _report_on(source: Recipe | Suite, settings: Settings, observer: Observer, *, alone: bool) -> SuiteReport:
+def _report_on(
+    source: Recipe | Suite, settings: Settings, observer: Observer, interrupts: Interrupts, *, alone: bool
+) -> SuiteReport:
+    if interrupts.name:
+        return replace(_blank(source), problem=f"The run was interrupted by {interrupts.name} before this suite.")
+
     try:
         if isinstance(source, Recipe) and settings.isolate is False:
             source = source.build()
-        return _Follower(source, settings, observer).follow()
+        return _Follower(source, settings, observer, interrupts).follow()
     except UsageError as error:
         if alone:
             raise
@@ -233,15 +250,17 @@ class _Run:
 class _Follower:
     """Follows one suite from outside, wherever its rules run."""
 
-    def __init__(self, source: Recipe | Suite, settings: Settings, observer: Observer) -> None:
+    def __init__(self, source: Recipe | Suite, settings: Settings, observer: Observer, interrupts: Interrupts) -> None:
         self._source = source
         self._settings = settings
         self._observer = observer
+        self._interrupts = interrupts
         self._report = _blank(source)
         self._rules: dict[str, RuleEntry] = {}
         self._chosen: Sequence[str] = ()
         self._secrets: list[str] = []
-        self._events: queue.SimpleQueue[tuple[_Run, Event]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[_Run | None, Event]] = queue.SimpleQueue()
+        """What each run says; None stands for who interrupts them all."""
         self._runs: list[_Run] = []
         self._waiting = deque([_Task(settings.jobs)])
         self._outcomes: dict[str, Outcome] = {}
@@ -266,7 +285,8 @@ class _Follower:
     def follow(self) -> SuiteReport:
         """Run the suite to its end, one way or the other. Raises UsageError for bad input."""
         try:
-            self._follow()
+            with self._interrupts.heard_by(lambda: self._events.put((None, {}))):
+                self._follow()
         except UsageError:
             raise
         except Exception as error:
@@ -281,7 +301,8 @@ class _Follower:
             self._report,
             outcomes=tuple(outcomes),
             known_deviations={id: self._masked(why) for id, why in self._report.known_deviations.items()},
-            selected=bool(self._settings.rules),
+            selected=bool(self._settings.rules or self._settings.excluded),
+            order=tuple(self._outcomes),
             problem="\n".join(self._problems),
             left_behind=tuple(self._left_behind),
         )
@@ -292,10 +313,10 @@ class _Follower:
                 self._begin(self._waiting.popleft())
             if self._runs:
                 run, event = self._next()
-                if run in self._runs:  # One that was left behind may still speak.
-                    if event["event"] != "overdue":
-                        run.heard = time.monotonic()
-                    getattr(self, f"on_{event.pop('event')}")(run, **event)
+                if run is None:
+                    self._interrupt()
+                else:
+                    self._heed(run, event)
             elif self._alone is None and (failed := self._failed_beside_others()):
                 self._alone = {}
                 self._waiting.append(_Task(1, failed, again=True))
@@ -308,13 +329,41 @@ class _Follower:
             self._outcomes[outcome.rule] = outcome
             self._observer.rule_ended(outcome)
 
+    def _heed(self, run: _Run, event: Event) -> None:
+        if run in self._runs:  # One that was left behind may still speak.
+            if event["event"] != "overdue":
+                run.heard = time.monotonic()
+            getattr(self, f"on_{event.pop('event')}")(run, **event)
+
+    def _interrupt(self) -> None:
+        """End the run: what is under way may come to its end, and the class be torn down, if that does not take long."""
+        self._problem(f"The run was interrupted by {self._interrupts.name}.")
+        self._given_up = True
+        self._waiting.clear()
+        until = time.monotonic() + min(self._settings.grace, ENDING_SECONDS)
+        try:
+            for each in self._runs:
+                each.place.finish(interrupted=True)
+            while self._runs and (left := until - time.monotonic()) > 0:
+                with suppress(queue.Empty):
+                    run, event = self._events.get(timeout=left)
+                    if run is not None:
+                        self._heed(run, event)
+        except KeyboardInterrupt:
+            pass  # Somebody does not want to wait.
+        for each in tuple(self._runs):
+            each.place.stop()
+            self._retire(each)
+
     def _begin(self, task: _Task) -> None:
         run = _Run(task)
         order = Order(
             patterns=self._settings.rules,
+            excluded=self._settings.excluded,
             rules=task.rules,
             shares=self._settings.processes if task.rules is None else 1,
             jobs=task.jobs,
+            fail_fast=self._settings.fail_fast,
             seed=self._settings.seed or 0,
             hung=dict(self._hung),
             answered=sorted(self._answered),
@@ -328,7 +377,7 @@ class _Follower:
         run.place = take_place(self._source, order, self._settings.grace, hear)
         self._runs.append(run)
 
-    def _next(self) -> tuple[_Run, Event]:
+    def _next(self) -> tuple[_Run | None, Event]:
         """The next event; `overdue` of the first run that should have said something, if none comes in time."""
         grace = self._settings.grace
         first = min(self._runs, key=lambda each: each.due(grace))
@@ -700,6 +749,16 @@ class _Follower:
             if run.place.is_process:
                 record(each)
         self._observer.rule_ended(outcome)
+        if self._settings.fail_fast and outcome.outcome in (Status.FAILED, Status.ERROR):
+            self._finish(outcome.rule)
+
+    def _finish(self, rule: str) -> None:
+        """Begin nothing more after *rule*."""
+        self._reason = self._reason or f"the run was to end at the first failure, which was {rule}"
+        self._given_up = True
+        self._waiting.clear()
+        for run in self._runs:
+            run.place.finish()
 
     def _failed_beside_others(self) -> tuple[str, ...]:
         """The first rules that failed where several ran at a time, and can run once more in a process that has seen no other."""

@@ -1,6 +1,6 @@
 """Where a worker runs: in a process of its own, which survives nothing but can be ended, or in a thread of this one.
 
-What a child prints goes to a file, whose end is shown if the process dies. Its death is seen by waiting for the process, and not
+Of what a child prints the end is kept, and shown if the process dies. Its death is seen by waiting for the process, and not
 by the end of the pipe, which a process that it forked may hold open.
 """
 
@@ -14,7 +14,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -55,6 +54,9 @@ class Place(Protocol):
     def stop(self) -> bool:
         """End what runs here; False if it cannot be ended, and only no further rule begins."""
 
+    def finish(self, *, interrupted: bool = False) -> None:
+        """Let no further rule begin, and if *interrupted* those under way end without a verdict."""
+
     def death(self) -> tuple[str, str]:
         """How the process ended, and the end of what it printed."""
 
@@ -85,6 +87,9 @@ class _Thread:
     def stop(self) -> bool:
         self._worker.stop()
         return False
+
+    def finish(self, *, interrupted: bool = False) -> None:
+        self._worker.finish(interrupted=interrupted)
 
     def death(self) -> tuple[str, str]:
         return "ended", ""
@@ -117,7 +122,9 @@ class _Child:
         self._tidying = max(self._PATIENCE, grace)
         secret = secrets.token_bytes()
         with _all_or_nothing() as opened:
-            self._output = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+            self._output = _Tail(self._SHOWN)
+            opened.callback(self._output.read)  # which ends once nobody can write
+            printing = opened.enter_context(self._output.writing())
             said, saying = os.pipe()
             self._said = opened.enter_context(open(said, "rb"))  # noqa: SIM115
             self._saying = opened.enter_context(open(saying, "wb"))  # noqa: SIM115
@@ -125,7 +132,7 @@ class _Child:
                 [sys.executable, "-u", "-c", self._BOOT, json.dumps([each or os.getcwd() for each in sys.path])],
                 stdin=subprocess.PIPE,
                 stdout=self._saying,
-                stderr=self._output,
+                stderr=printing,
                 # The stream of outcomes is the follower's to write, which knows what becomes of a rule in the end.
                 env={key: value for key, value in os.environ.items() if key != "OMNITCK_RESULTS"}
                 | {"OMNITCK_SEED": str(order.seed)},
@@ -133,6 +140,7 @@ class _Child:
             )
             opened.callback(self._process.wait)
             opened.callback(self._process.kill)
+            printing.close()
             self._orders = opened.enter_context(cast("IO[bytes]", self._process.stdin))
             self._tell({"secret": secret.hex(), "recipe": asdict(recipe), "order": asdict(order)})
             self._listener = threading.Thread(target=self._listen, args=(Reader(secret),), daemon=True)
@@ -202,6 +210,9 @@ class _Child:
         self._kill()
         return True
 
+    def finish(self, *, interrupted: bool = False) -> None:
+        self._tell({"finish": interrupted})
+
     def death(self) -> tuple[str, str]:
         if not self._gone.wait(self._PATIENCE):
             self._kill()
@@ -229,7 +240,7 @@ class _Child:
         else:
             self._kill()
         self._listener.join(self._PATIENCE)
-        for each in (self._said, self._saying, self._output):
+        for each in (self._said, self._saying):
             with suppress(OSError):
                 each.close()
         return left
@@ -259,10 +270,44 @@ class _Child:
 
     def _printed(self) -> tuple[str, str]:
         """The end of what the process printed, and the last dump of `faulthandler` after that."""
-        size = os.fstat(self._output.fileno()).st_size
-        self._output.seek(max(0, size - self._SHOWN))
-        text, mark, dump = self._output.read(self._SHOWN).decode(errors="replace").rpartition("Fatal Python error: ")
+        text, mark, dump = self._output.read().decode(errors="replace").rpartition("Fatal Python error: ")
         return (text, dump) if mark else (dump, "")
+
+
+class _Tail:
+    """The end of what is written into a pipe, however much that is."""
+
+    _SECONDS = 0.5
+    """For what was written last to be read; a process that was left behind may hold the pipe open for ever."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept = bytearray()
+        self._ended = threading.Event()
+
+    def writing(self) -> IO[bytes]:
+        """Where to write. To be closed, so that the pipe ends with who was given it."""
+        reading, writing = os.pipe()
+        try:
+            threading.Thread(target=self._keep, args=(reading,), name="omnitck-output", daemon=True).start()
+        except BaseException:
+            os.close(reading)
+            os.close(writing)
+            raise
+        return open(writing, "wb")
+
+    def _keep(self, reading: int) -> None:
+        with open(reading, "rb", buffering=0) as source:
+            while chunk := source.read(1 << 16):
+                self._kept += chunk
+                if len(self._kept) > 2 * self._most:
+                    del self._kept[: -self._most]
+        self._ended.set()
+
+    def read(self) -> bytes:
+        """What is kept."""
+        self._ended.wait(self._SECONDS)
+        return bytes(self._kept[-self._most :])
 
 
 @contextmanager

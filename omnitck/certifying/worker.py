@@ -14,6 +14,7 @@ import functools
 import json
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ from omnitck.kit.definition import Plan
 from omnitck.kit.outcomes import Outcome, Status, Violation, listening
 from omnitck.kit.rules import Entry, Rule
 from omnitck.kit.session import HookError, Session, has_hook, running
+from omnitck.kit.settings import deadline_of
 from omnitck.kit.text import UsageError, describe, describe_error, place_of
 from omnitck.kit.trial import SEED, Trial
 from omnitck.kit.watchdog import end_process, followed
@@ -44,6 +46,8 @@ from omnitck.suites import Recipe, Suite, select
 
 __all__ = ["PREFLIGHT", "Order", "Worker", "child", "dealt", "title"]
 
+ENDING_SECONDS = 5.0
+"""What is left for the rules under way, and the tear-down of their class, when who asked is gone."""
 MOMENT = 1.0
 """Seconds for a thread that is about to end."""
 
@@ -54,11 +58,15 @@ class Order:
 
     patterns: Sequence[str] = ()
     """Of rule ids; none is all."""
+    excluded: Sequence[str] = ()
+    """Patterns of rule ids that are left out of those."""
     rules: Sequence[str] | None = None
     """The ids to run, in this order; None: those that fit the patterns."""
     shares: int = 1
     """Into how many those are dealt. The worker runs the first."""
     jobs: int = 1
+    fail_fast: bool = False
+    """Whether no rule begins after one has failed, or could not be judged."""
     seed: int = 0
     hung: Mapping[str, int] = field(default_factory=dict)
     """What is known of methods that never returned: in how many rules."""
@@ -88,26 +96,37 @@ def child() -> None:
     channel = Writer(stream, bytes.fromhex(asked["secret"]))
 
     def send(event: Event) -> None:
-        try:
+        with suppress(OSError):  # Who asked is gone: see below.
             channel.write(event)
-        except OSError:
-            end_process(1)
 
     worker = Worker(send)
 
     def answer() -> None:
         for line in questions:
             question = json.loads(line)
-            if "rule" in question:
+            if "finish" in question:
+                worker.finish(interrupted=question["finish"])
+            elif "rule" in question:
                 send({"event": "state", "state": worker.state(question["rule"])})
             else:
                 send({"event": "stacks", "text": worker.stacks(question["thread"])})
-        if not worker.ended:
-            end_process(1)
+        if not worker.ended:  # Who asked is gone, and hears nothing more.
+            worker.finish(interrupted=True)
+            until = time.monotonic() + ENDING_SECONDS
+            while not worker.ended and time.monotonic() < until:
+                time.sleep(0.02)
+            _end_group()
 
     left = worker.work(Recipe(**asked["recipe"]).build, Order(**asked["order"]), beside=answer)
     if left:
         threading.Thread(target=_end_despite, args=(left,), daemon=True).start()
+
+
+def _end_group() -> None:
+    """End this process, and all that it has started and not waited for."""
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    end_process(1)
 
 
 def _take_streams() -> tuple[IO[bytes], IO[bytes]]:
@@ -152,6 +171,7 @@ class Worker:
         self._send = send
         self._suite: type[Contract] = Contract
         self._result: _Result | None = None
+        self._fail_fast = False
         self._tests: dict[str, _Test] = {}
         self._preflight: Session | None = None
         self._loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -188,9 +208,10 @@ class Worker:
 
     def _run(self, suite: Suite, order: Order) -> None:
         contract = self._suite = cast("type[Contract]", suite)
+        self._fail_fast = order.fail_fast
         plan = plan_of(suite)
         report = _report_on(contract)
-        chosen = order.rules or [each.id for each in sorted(select(suite, order.patterns), key=_follows)]
+        chosen = order.rules or [each.id for each in sorted(select(suite, order.patterns, order.excluded), key=_follows)]
         self.say("suite", report=asdict(report), chosen=chosen, secrets=list(contract.credentials))
         if not chosen:
             return
@@ -226,9 +247,23 @@ class Worker:
             self._result.stop()
             self._result._previousTestClass = None  # type: ignore[attr-defined]
 
+    def finish(self, *, interrupted: bool = False) -> None:
+        """Begin no further rule; those that are under way end, at once if *interrupted*, and then the class is torn down."""
+        if self._result is not None:
+            self._result.stop()
+        for session in tuple(running) if interrupted else ():
+            if isinstance(session.suite, self._suite):
+                session.give_up("the run was interrupted")
+
     def say(self, event: str, **fields: object) -> None:
         """Send an event."""
         self._send({"event": event, **fields})
+
+    def ended_with(self, outcome: Outcome) -> None:
+        """A test has ended."""
+        self.say("finished", outcome=asdict(outcome))
+        if self._fail_fast and outcome.outcome in (Status.FAILED, Status.ERROR):
+            self.finish()
 
     def forget(self, rule: str) -> None:
         """The test of *rule* has ended."""
@@ -260,7 +295,7 @@ class Worker:
 
     async def _open_one(self, test: Contract) -> None:
         seen: dict[str, object] = {"provider": "", "limits": {}}
-        self._start(PREFLIGHT, _deadline(type(test), _PREFLIGHT))
+        self._start(PREFLIGHT, deadline_of(type(test), _PREFLIGHT))
         plan = plan_of(type(test))
         try:
             check_instance(test, plan)
@@ -362,10 +397,6 @@ def title(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _deadline(suite: type[Contract], rule: Rule) -> float:
-    return (suite.deadline or rule.deadline) * suite.patience
-
-
 def _report_on(suite: type[Contract]) -> SuiteReport:
     """The report as it is before any rule has run."""
     plan = plan_of(suite)
@@ -400,7 +431,7 @@ def _entry(entry: Entry, suite: type[Contract], plan: Plan) -> RuleEntry:
         statement=entry.rule.statement,
         owner=entry.owner.definition.name,
         declared=entry.needs <= plan.declared,
-        deadline=_deadline(suite, entry.rule),
+        deadline=deadline_of(suite, entry.rule),
         audit=entry.rule.ambient,
         lacks="" if hook is None or has_hook(suite, plan, hook) else hook,
     )
@@ -503,7 +534,7 @@ class _Test(unittest.TestResult):
             outcome = Outcome(title(type(self.test)), self._rule, status, 0.0, message)
         elif troubles:
             outcome = amended(outcome, troubles)
-        self._worker.say("finished", outcome=asdict(outcome))
+        self._worker.ended_with(outcome)
 
 
 def amended(outcome: Outcome, troubles: str, kept: Sequence[Status] = (Status.FAILED,)) -> Outcome:

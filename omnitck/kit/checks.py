@@ -28,7 +28,7 @@ __all__ = [
     "plan_suite",
 ]
 
-HOOKS = ("make_provider", "unreachable_provider", "backend_address", "advance", "crash", "cut", "heal")
+HOOKS = ("make_provider", "unreachable_provider", "backend_address", "advance", "crash", "cut", "heal", "describe_backend")
 """The coroutine methods that every suite may supply; only the first is required. A contract may know more."""
 
 DECLARATIONS = tuple("capabilities profile limits credentials known_deviations patience deadline backend again".split())

@@ -10,11 +10,13 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+from omnitck.kit.text import shorten
 
 __all__ = ["Outcome", "StaleDeviationWarning", "Status", "Violation", "emit", "listening", "record", "starting", "warn_of_stale"]
 
@@ -49,6 +51,10 @@ class Outcome:
     """The violation, that of a known deviation included; the reason of another skip; or nothing."""
     during: str = ""
     """For an audit: the rule that it watched. It has one such outcome for each, of which reports make one."""
+    cause: str = ""
+    """What went wrong first, if something raised: `ConnectionRefusedError: ...`. Reports put together what has one cause."""
+    traceback: str = ""
+    """Of what was raised, where `OMNITCK_TRACEBACK` asks for it."""
 
     def as_json(self) -> str:
         """One line, for the outcome stream."""
@@ -65,8 +71,12 @@ class Violation(AssertionError):  # noqa: N818  what a runner counts as a failur
         self.observed = observed
         self.hint = hint
         self.case = case
+        self.cause = ""
+        """What came before what was raised, one line each: the last is the first cause."""
         self.heading = ""
         self.provider = ""
+        self.backend = ""
+        """What the suite says of its backend."""
         self.trace: list[str] = []
         self.again = ""
         self.others: list[Violation] = []
@@ -79,16 +89,19 @@ class Violation(AssertionError):  # noqa: N818  what a runner counts as a failur
     def __str__(self) -> str:
         lines = [self.heading] if self.heading else []
         lines += _field("provider", self.provider)
-        for violation in (self, *self.others[:MOST_CASES]):
-            lines += _field("case", violation.case)
+        cases = _told_together((self, *self.others))
+        for violation, names in cases[:MOST_CASES]:
+            lines += _field("case", ", ".join(names))
             lines += _field("given", violation.given)
             lines += _field("expected", violation.expected)
             lines += _field("observed", violation.observed)
+            lines += _field("cause", violation.cause)
             lines += _field("hint", violation.hint)
-        if len(self.others) > MOST_CASES:
-            lines.append(f"  and {len(self.others) - MOST_CASES} more cases")
+        if more := [name for each, names in cases[MOST_CASES:] for name in names or [each.observed]]:
+            lines.append(shorten(f"  and {len(more)} more case{'s' if len(more) > 1 else ''}: {', '.join(more)}"))
         for number, call in enumerate(self.trace):
             lines.append(f"  {'trace' if not number else '':9} {call}")
+        lines += _field("backend", self.backend)
         lines += _field("again", self.again)
         return "\n".join(lines)
 
@@ -97,7 +110,17 @@ class StaleDeviationWarning(UserWarning):
     """A rule passes that the suite names as a known deviation."""
 
 
-MOST_CASES = 4
+MOST_CASES = 2
+"""Cases of a rule that are shown whole."""
+
+
+def _told_together(violations: Iterable[Violation]) -> list[tuple[Violation, list[str]]]:
+    """The first of those that say the same, with the names of all of these cases."""
+    found: dict[tuple[str, ...], tuple[Violation, list[str]]] = {}
+    for each in violations:
+        said = (each.given, each.expected, each.observed, each.cause, each.hint)
+        found.setdefault(said, (each, []))[1].extend([each.case] if each.case else [])
+    return list(found.values())
 
 
 def _field(name: str, text: str) -> list[str]:

@@ -38,7 +38,8 @@ from omnitck.kit.concurrency import Call, being_cancelled, cancelled_unasked
 from omnitck.kit.definition import Plan
 from omnitck.kit.outcomes import Outcome, Status, Violation, starting, warn_of_stale
 from omnitck.kit.rules import Entry
-from omnitck.kit.text import UsageError, describe_error, unwrap
+from omnitck.kit.settings import deadline_of, patience_of
+from omnitck.kit.text import UsageError, causes_of, describe_error, foreign_traceback, place_of, shorten, unwrap
 from omnitck.shared.exceptions import TCKError, UnavailableError
 
 __all__ = ["HookError", "NotProvoked", "RuleError", "Session", "as_violation", "has_hook", "run", "running"]
@@ -50,6 +51,9 @@ CLOSING_SECONDS = 5.0
 
 DEBUGGED = sys.flags.dev_mode or bool(os.environ.get("PYTHONASYNCIODEBUG"))
 """Whether somebody asks for the debug mode of event loops."""
+
+MOST_LINES = 20
+"""Of what a suite says of its backend: the last ones."""
 
 SHORT_WAIT = 0.001
 """Seconds: a wait that is no longer counts as work."""
@@ -78,12 +82,17 @@ class NotProvoked(Exception):  # noqa: N818  a verdict, not an error
 
 
 class Cause(Exception):  # noqa: N818  it only stands for one
-    """Stands for an exception where a runner prints causes: its place in the code, its text shortened and without credentials."""
+    """Stands for an exception where a runner prints causes: its place in foreign code, its text without credentials."""
 
     @classmethod
-    def of(cls, session: "Session", error: BaseException) -> "Cause":
-        """What stands for *error*."""
-        return cls(session.masked(describe_error(error))).with_traceback(error.__traceback__)
+    def of(cls, session: "Session", error: BaseException) -> "Cause | None":
+        """What stands for *error* and for what that came of; no variable of anybody hangs on it."""
+        made: Cause | None = None
+        for each in reversed(list(causes_of(error))):
+            cause = cls(session.masked(describe_error(each))).with_traceback(foreign_traceback(each, shown=each is unwrap(error)))
+            cause.__cause__ = made
+            made = cause
+        return made
 
 
 async def run(suite: Any, plan: Plan, entry: Entry, body: Callable[..., Awaitable[None]]) -> None:
@@ -111,7 +120,7 @@ async def run(suite: Any, plan: Plan, entry: Entry, body: Callable[..., Awaitabl
         status = Status.KNOWN_DEVIATION
 
     name = f"{cls.__module__}.{cls.__qualname__}"
-    outcomes = [Outcome(name, entry.id, status, seconds, message)]
+    outcomes = [Outcome(name, entry.id, status, seconds, message, cause=session.cause, traceback=session.traceback)]
     for audit, verdict, failure in session.audited:
         outcomes.append(Outcome(name, audit.id, verdict, 0.0, "" if failure is None else str(failure), during=entry.id))
         if verdict in (Status.FAILED, Status.ERROR):
@@ -159,12 +168,15 @@ async def _judge(session: "Session", body: Callable[..., Awaitable[None]]) -> tu
     if isinstance(error, NotProvoked):
         return Status.NOT_PROVOKED, unittest.SkipTest(f"not provoked: {error}")
     if isinstance(error, HookError | UnavailableError):
+        session.tell_cause((isinstance(error, HookError) and error.__cause__) or error)
         problem = RuleError(session.masked(f"{entry.id} could not be judged: {describe_error(error)}"))
         cause = error.__cause__ if isinstance(error, HookError) else error
         problem.__cause__ = cause and Cause.of(session, cause)
         return Status.ERROR, problem
 
-    return Status.FAILED, session.complete(as_violation(error), entry)
+    violation = as_violation(error)
+    violation.backend = await session.described_backend()
+    return Status.FAILED, session.complete(violation, entry)
 
 
 def _skipped(session: "Session", entry: Entry) -> tuple[Status, Exception] | None:
@@ -194,9 +206,7 @@ def as_violation(error: BaseException) -> Violation:
             hint="an operation raised it, or cancelled the task that called it",
         )
 
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f", raised in {os.path.basename(frames[-1].filename)} line {frames[-1].lineno}" if frames else ""
-    violation = Violation(expected="no exception", observed=describe_error(error) + where)
+    violation = Violation(expected="no exception", observed=describe_error(error))
     violation.__cause__ = error
     return violation
 
@@ -214,6 +224,7 @@ class Session(watchdog.Watched):
         self.suite = suite
         self.plan = plan
         self.entry = entry
+        self.patience = patience_of(suite)
         self.trial: Any = None
         self.namespace = f"omnitck{os.urandom(6).hex()}"
         self.advanced = 0.0
@@ -225,11 +236,13 @@ class Session(watchdog.Watched):
         """What removes what the rule left behind the provider's back; called once at its end, and it may fail."""
         self.audited: list[tuple[Entry, Status, Exception | None]] = []
         """What became of each audit."""
+        self.cause = self.traceback = ""
+        """Of the failure: what went wrong first, and, where it is asked for, everything about it."""
         self._clients: list[Client] = []
         self._tasks: anyio.abc.TaskGroup
         make_scope, self._make_group = _kinds(suite.backend)
         self._scope = make_scope()
-        self.journal = Journal(plan, suite.patience, self._scope)
+        self.journal = Journal(plan, self.patience, self._scope)
         self._waits = 0
         self._waits_since = self._waits_until = 0.0
         """On the monotonic clock, as is the next."""
@@ -246,7 +259,7 @@ class Session(watchdog.Watched):
         self._told: float | None = None
         """What that clock showed the last time."""
         self._given_up = ""
-        """Why the rule cannot be judged, if its clock stands still."""
+        """Why the rule cannot be judged, if its clock stands still or the run is ended."""
         self._crash: BaseException | None = None
         self._waited = ""
         """Where the rule stood when its time was over, if it could be interrupted there."""
@@ -285,7 +298,7 @@ class Session(watchdog.Watched):
         return error
 
     async def _host_and_judge(self, body: Callable[..., Awaitable[None]]) -> BaseException | None:
-        deadline = (self.suite.deadline or self.entry.rule.deadline) * self.suite.patience
+        deadline = deadline_of(self.suite, self.entry.rule)
         try:
             async with self._make_group() as self._tasks:
                 error: BaseException | None = None
@@ -382,6 +395,13 @@ class Session(watchdog.Watched):
             self._scope.cancel()
             self._tasks.cancel_scope.cancel()
 
+    def give_up(self, reason: str) -> None:
+        """End the rule without a verdict, for this *reason*; its clients are closed. Called from another thread."""
+        self._given_up = self._given_up or reason
+        with suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._scope.cancel)
+
     def _out_of_time(self, deadline: float) -> Violation | HookError:
         if self.opening:
             return HookError(f"{self.opening}() has not ended after {deadline:g} s.")
@@ -426,7 +446,7 @@ class Session(watchdog.Watched):
         for audit in self.plan.audits:
             if _skipped(self, audit) is not None:
                 continue
-            deadline = (self.suite.deadline or audit.rule.deadline) * self.suite.patience
+            deadline = deadline_of(self.suite, audit.rule)
             self._ends_until, self.closing = time.monotonic() + deadline, False
             try:
                 with anyio.move_on_after(deadline) as scope:
@@ -545,7 +565,7 @@ class Session(watchdog.Watched):
     def closing_seconds(self) -> float:
         """How long a client may take to close."""
         never = len(self.plan.unclosed) >= HUNG_RULES
-        return float((HUNG_SECONDS if never else CLOSING_SECONDS) * self.suite.patience)
+        return float((HUNG_SECONDS if never else CLOSING_SECONDS) * self.patience)
 
     def closes(self, client: Journaled) -> Client:
         """The rule itself closes *client*: what another closing does is not its subject."""
@@ -618,24 +638,92 @@ class Session(watchdog.Watched):
         provider = self.first_provider()
         violation.provider = "" if provider is None else f"{type(provider).__module__}.{type(provider).__qualname__}"
         violation.trace = violation.trace or self.journal.lines()
-        if cls.again:
-            violation.again = cls.again.replace("{rule}", self.entry.id)
-        else:
-            violation.again = f"python -m unittest {cls.__module__}.{cls.__qualname__}.{self.entry.rule.method}"
+        violation.again = cls.again.replace("{rule}", self.entry.id) if cls.again else _again(cls, self.entry)
+        for each in (violation, *violation.others):
+            self._show_cause(each)
         if self.planted:
             violation.trace = [self.masked(each) for each in violation.trace]
             for each in (violation, *violation.others):
-                for field in ("given", "expected", "observed", "hint", "case", "provider", "heading", "again"):
+                for field in (
+                    "given",
+                    "expected",
+                    "observed",
+                    "cause",
+                    "hint",
+                    "case",
+                    "provider",
+                    "heading",
+                    "backend",
+                    "again",
+                ):
                     setattr(each, field, self.masked(getattr(each, field)))
         if violation.__cause__ is not None:
             violation.__cause__ = Cause.of(self, violation.__cause__)
         return violation
+
+    def _show_cause(self, violation: Violation) -> None:
+        """Say of an exception that *violation* observed where the provider raised it, and what it came of."""
+        error = violation.__cause__ or violation.__context__
+        if error is None or describe_error(error) not in violation.observed:
+            return
+
+        self.tell_cause(error)
+        place = place_of(error)
+        if place:
+            violation.observed += f", raised in {place}"
+        elif violation.__cause__ is not None and not violation.hint:
+            violation.hint = "the rule raised it, when it called the provider or looked at what that returned"
+        _, *before = causes_of(error)
+        violation.cause = "\n".join(
+            describe_error(each) + (f", raised in {at}" if (at := place_of(each)) else "") for each in before
+        )
+
+    def tell_cause(self, error: BaseException) -> None:
+        """Keep what *error* came of, unless something else was kept before."""
+        if self.cause:
+            return
+
+        *_, first = causes_of(error)
+        self.cause = self.masked(describe_error(first))
+        if os.environ.get("OMNITCK_TRACEBACK"):
+            self.traceback = self.masked("".join(traceback.format_exception(error)))
+
+    async def described_backend(self) -> str:
+        """What the suite says of its backend, if it can."""
+        if not has_hook(self.suite, self.plan, "describe_backend"):
+            return ""
+
+        text = f"describe_backend had not ended after {self.closing_seconds:g} s"
+        with anyio.move_on_after(self.closing_seconds):
+            try:
+                text = str(await self.suite.describe_backend())
+            except Exception as error:
+                text = f"describe_backend raised {describe_error(error)}"
+        lines = text.splitlines()
+        more = [f"... and {len(lines) - MOST_LINES} more lines before"] if len(lines) > MOST_LINES else []
+        return "\n".join([*more, *map(shorten, lines[-MOST_LINES:])])
 
     def masked(self, text: str) -> str:
         """*text* without the suite's credentials, and without what the rule planted."""
         for secret in self.planted:
             text = text.replace(secret, "***")
         return text
+
+
+def _again(cls: Any, entry: Entry) -> str:
+    """The command that repeats the test of *entry* alone, from the current directory."""
+    node = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    if node.endswith(f"::{cls.__name__}::{entry.rule.method}"):
+        return f"python -m pytest {node}"
+
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    path = os.path.relpath(file) if file and os.path.splitdrive(file)[0] == os.path.splitdrive(os.getcwd())[0] else ""
+    importable = path in ("", f"{cls.__module__.replace('.', os.sep)}.py") or path.startswith(os.pardir)
+    if importable or not path.endswith(".py") or "<locals>" in cls.__qualname__:
+        return f"python -m unittest {cls.__module__}.{cls.__qualname__}.{entry.rule.method}"
+
+    # Its folder is no package, so that no name reaches it from here.
+    return f"python -m omnitck certify {path}:{cls.__qualname__} --rule {entry.id}"
 
 
 def _closer(provider: object) -> Callable[[], object] | None:

@@ -1,13 +1,29 @@
 """Text about things that may be hostile: providers whose `repr` raises, values of a megabyte, secrets."""
 
+import ast
 import difflib
 import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from types import CodeType, TracebackType
+from typing import Any
 
-__all__ = ["UsageError", "describe", "describe_error", "place_of", "shorten", "suggest", "unwrap"]
+__all__ = [
+    "UsageError",
+    "causes_of",
+    "describe",
+    "describe_error",
+    "foreign_traceback",
+    "place_of",
+    "shorten",
+    "suggest",
+    "unwrap",
+]
 
 LONGEST = 200
+
+MOST_FRAMES = 40
+"""The innermost frames of a traceback, of which an endless recursion has many."""
 
 
 class UsageError(ValueError):
@@ -67,6 +83,17 @@ def unwrap(error: BaseException) -> BaseException:
     return error
 
 
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """*error*, what it came of, and so on to the first cause: the leaves of groups, each once."""
+    seen: set[int] = set()
+    following: BaseException | None = unwrap(error)
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        before = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+        following = before and unwrap(before)
+
+
 def place_of(error: BaseException, *, in_kit: bool = False) -> str:
     """Where *error* was raised, as `stores.py line 3`; nothing if that was nowhere in foreign code, or in the kit's own.
 
@@ -78,6 +105,41 @@ def place_of(error: BaseException, *, in_kit: bool = False) -> str:
     own = [each for each in files if not each[0].startswith((_KIT, _LIBRARY, "<frozen")) and each not in packages]
     found = kit if in_kit else own or packages
     return f"{os.path.basename(found[-1][0])} line {found[-1][1]}" if found else ""
+
+
+def foreign_traceback(error: BaseException, *, shown: bool = True) -> TracebackType | None:
+    """Where *error* was raised, without the kit's own frames, and without anybody's variables, which runners would print.
+
+    pytest shows the innermost frame alone, if it is to be *shown*.
+    """
+    found: TracebackType | None = None
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))[-MOST_FRAMES:]):
+        code = frame.f_code
+        if not code.co_filename.startswith(_KIT):
+            module = str(frame.f_globals.get("__name__"))
+            bare = _bare_traceback(code, module, line, hidden=not shown or found is not None)
+            found = bare and TracebackType(found, bare.tb_frame, bare.tb_lasti, line)
+    return found
+
+
+def _bare_traceback(code: CodeType, module: str, line: int, *, hidden: bool) -> TracebackType | None:
+    """One frame that says that it is in *code*, and holds nothing."""
+    name = code.co_name if code.co_name.isidentifier() else "module"
+    source = f"def {name}():\n {'__tracebackhide__ = True' if hidden else 'pass'}\n raise Exception"
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if hasattr(node, "lineno"):
+            vars(node).update(lineno=line, end_lineno=line, col_offset=-1, end_col_offset=-1)
+    vars(tree.body[0]).update(lineno=code.co_firstlineno or line)
+    made: dict[str, Any] = {"__name__": module}
+    exec(compile(tree, code.co_filename, "exec"), made)
+    function = made[name]
+    function.__code__ = function.__code__.replace(co_name=code.co_name, co_qualname=code.co_qualname)
+    try:
+        function()
+    except Exception as raised:
+        return raised.__traceback__ and raised.__traceback__.tb_next
+    return None
 
 
 _KIT = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

@@ -115,7 +115,7 @@ class Trial(Generic[P]):
     @property
     def patience(self) -> float:
         """What multiplies every deadline."""
-        return float(self.suite.patience)
+        return self.session.patience
 
     @property
     def answer_seconds(self) -> float:

@@ -130,6 +130,8 @@ class SuiteReport:
     profile: str = "core"
     demanded: tuple[str, ...] = ()
     """The capabilities that the profile demands."""
+    order: tuple[str, ...] = ()
+    """The ids of the rules in the order in which they were judged."""
 
     @property
     def verdict(self) -> Verdict:
@@ -243,6 +245,8 @@ class SuiteReport:
             "seconds": outcome.seconds,
             "message": outcome.message,
         }
+        if outcome.cause:
+            told["cause"] = outcome.cause
         if outcome.outcome is Status.KNOWN_DEVIATION:
             told["reason"] = self.known_deviations.get(outcome.rule, "")
         return told
@@ -282,6 +286,10 @@ class Certificate:
     processes: int = 1
     selection: tuple[str, ...] = ()
     """The patterns of rule ids to which the run was restricted."""
+    excluded: tuple[str, ...] = ()
+    """The patterns of rule ids that were left out of it."""
+    interrupted: str = ""
+    """The signal that ended the run before its end, if one did."""
     isolated: bool = False
     """Whether every suite ran in a process of its own."""
     environment: Mapping[str, str] = field(default_factory=_environment)
@@ -320,6 +328,8 @@ class Certificate:
             "processes": self.processes,
             "isolated": self.isolated,
             "selection": list(self.selection),
+            "excluded": list(self.excluded),
+            "interrupted": self.interrupted,
             "started": self.started,
             "duration": self.duration,
         }

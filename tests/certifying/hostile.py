@@ -642,4 +642,4 @@ class RunsNothing(Plain):
 
     def _callTestMethod(self, method: Any) -> None:  # noqa: N802
         if "ec_02" not in self.id():
-            super()._callTestMethod(method)  # type: ignore[misc]
+            super()._callTestMethod(method)

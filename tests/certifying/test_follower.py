@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import omnitck
-from omnitck.certifying import follower
+from omnitck.certifying import follower, places
+from omnitck.certifying.interrupts import Interrupts
 from omnitck.kit.outcomes import Outcome, Status
 from omnitck.report.observer import Observer
 from tests.certifying import hostile, hostile_module
@@ -268,6 +269,18 @@ class TestCertify(CertifyCase):
         for certificate in (in_the_class, self.run_of("Secretive")):
             self.assertIn("***", self.message(certificate))
             self.assertNotIn("farewell", certificate.as_json())
+
+
+class TestOutput(unittest.TestCase):
+    def test_of_much_output_the_end_is_kept_and_no_more(self) -> None:
+        tail = places._Tail(1000)
+        with tail.writing() as stream:
+            for number in range(100_000):
+                stream.write(b"%d\n" % number)
+        kept = tail.read()
+        self.assertEqual(len(kept), 1000)
+        self.assertTrue(kept.endswith(b"\n99998\n99999\n"))
+        self.assertLessEqual(len(tail._kept), 3000 + (1 << 16))
 
 
 class TestTearDowns(CertifyCase):
@@ -554,7 +567,7 @@ class TestLateness(unittest.TestCase):
         self.assertAlmostEqual(test.look, time.monotonic() + 5, delta=1)
 
     def followed(self) -> follower._Follower:
-        return follower._Follower(hostile.Plain, follower.Settings(grace=9.0), Observer())
+        return follower._Follower(hostile.Plain, follower.Settings(grace=9.0), Observer(), Interrupts())
 
     def late(self, others: int) -> follower._Run:
         run = follower._Run(follower._Task(1))

@@ -88,7 +88,16 @@ class TestResultsFile(unittest.TestCase):
         self.assertEqual(
             [json.loads(line) for line in text.splitlines()],
             [
-                {"suite": "mine.Suite", "rule": "X-01", "outcome": "passed", "seconds": 0.5, "message": "", "during": ""},
+                {
+                    "suite": "mine.Suite",
+                    "rule": "X-01",
+                    "outcome": "passed",
+                    "seconds": 0.5,
+                    "message": "",
+                    "during": "",
+                    "cause": "",
+                    "traceback": "",
+                },
                 {
                     "suite": "mine.Suite",
                     "rule": "X-02",
@@ -96,6 +105,8 @@ class TestResultsFile(unittest.TestCase):
                     "seconds": 0.5,
                     "message": "two\nlines \u2028 \ud800",
                     "during": "X-01",
+                    "cause": "",
+                    "traceback": "",
                 },
             ],
         )

@@ -216,6 +216,46 @@ class TestDeadline(unittest.TestCase):
         self.assertIn("  expected  a verdict within 0.03 s\n", judged.message)
 
 
+class TestBackend(unittest.TestCase):
+    """What the suite says of it stands in a failure's text."""
+
+    def described(self, describe: Any, **more: Any) -> str:
+        return judge(raising(KeyError("x")), describe_backend=describe, **more).message
+
+    def test_its_last_lines_are_shown(self) -> None:
+        async def describe(self: Any) -> str:
+            return "\n".join(map(str, range(30)))
+
+        told = self.described(describe)
+        self.assertIn("  backend   ... and 10 more lines before\n            10\n            11\n", told)
+        self.assertIn("            29\n  again     ", told)
+
+    def test_what_it_must_not_say_is_masked(self) -> None:
+        async def describe(self: Any) -> str:
+            return "user=me password=correct-horse"
+
+        self.assertIn("  backend   user=me password=***\n", self.described(describe, credentials=("correct-horse",)))
+
+    def test_one_that_cannot_be_asked_hides_nothing(self) -> None:
+        async def fail(self: Any) -> str:
+            raise LookupError("no log")
+
+        async def hang(self: Any) -> str:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        self.assertIn("  backend   describe_backend raised LookupError: no log\n", self.described(fail))
+        told = self.described(hang, patience=0.01)
+        self.assertIn("  backend   describe_backend had not ended after 0.05 s\n", told)
+        self.assertIn("  observed  KeyError: 'x'", told)
+
+    def test_it_is_not_asked_where_nothing_failed(self) -> None:
+        async def describe(self: Any) -> str:
+            raise AssertionError
+
+        self.assertEqual(judge(Working, describe_backend=describe).status, "passed")
+
+
 class TestHostility(unittest.TestCase):
     def test_what_would_end_the_program_is_a_failure(self) -> None:
         for error, text in ((SystemExit(3), "SystemExit: 3"), (KeyboardInterrupt(), "KeyboardInterrupt")):
@@ -223,7 +263,9 @@ class TestHostility(unittest.TestCase):
             async def leave(self: Any, error: BaseException = error) -> None:
                 raise error
 
-            self.assertEqual(found(judge(calling(leave))), ("failed", f"{text}, which ends the whole program"))
+            self.assertEqual(
+                found(judge(calling(leave))), ("failed", f"{text}, which ends the whole program, raised in {line_of(leave, 1)}")
+            )
 
     def test_an_exception_that_is_no_exception_is_a_failure(self) -> None:
         class Stop(BaseException):

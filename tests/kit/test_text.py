@@ -1,10 +1,21 @@
 """Text about things that may be hostile."""
 
 import json
+import traceback
 import unittest
 from collections.abc import Callable
 
-from omnitck.kit.text import UsageError, describe, describe_error, place_of, shorten, suggest, unwrap
+from omnitck.kit.text import (
+    UsageError,
+    causes_of,
+    describe,
+    describe_error,
+    foreign_traceback,
+    place_of,
+    shorten,
+    suggest,
+    unwrap,
+)
 from omnitck.registry import find
 
 
@@ -55,6 +66,56 @@ class TestDescribe(unittest.TestCase):
     def test_a_keyboard_interrupt_passes(self) -> None:
         with self.assertRaises(KeyboardInterrupt):
             describe(Interrupting())
+
+
+class TestCauses(unittest.TestCase):
+    def test_they_are_followed_to_the_first(self) -> None:
+        first, second, third = OSError("first"), KeyError("second"), ValueError("third")
+        third.__cause__, second.__context__ = ExceptionGroup("", [second]), first
+        first.__cause__ = third  # A circle, which somebody's hand has made.
+        self.assertEqual(list(causes_of(third)), [third, second, first])
+
+    def test_what_was_suppressed_is_none(self) -> None:
+        error = ValueError()
+        error.__context__, error.__suppress_context__ = OSError(), True
+        self.assertEqual(list(causes_of(error)), [error])
+
+
+class TestForeignTraceback(unittest.TestCase):
+    def test_it_has_the_places_and_nobodys_variables(self) -> None:
+        def inner(secret: str) -> None:
+            raise LookupError(len(secret))
+
+        def outer() -> None:
+            secret = "hunter2" * 2
+            inner(secret)
+
+        try:
+            outer()
+        except LookupError as error:
+            real, made = error.__traceback__, foreign_traceback(error)
+        expected = [(each.filename, each.lineno, each.name, each.line) for each in traceback.extract_tb(real)]
+        self.assertEqual([(each.filename, each.lineno, each.name, each.line) for each in traceback.extract_tb(made)], expected)
+        self.assertEqual(
+            [frame.f_locals for frame, _ in traceback.walk_tb(made)],
+            [{"__tracebackhide__": True}, {"__tracebackhide__": True}, {}],
+        )
+
+    def test_the_kits_own_frames_are_not_in_it(self) -> None:
+        try:
+            suggest("x", None)  # type: ignore[arg-type]
+        except TypeError as error:
+            made = foreign_traceback(error)
+        self.assertEqual([each.name for each in traceback.extract_tb(made)], [self._testMethodName])
+
+    def test_an_endless_recursion_is_cut(self) -> None:
+        def again() -> None:
+            again()
+
+        try:
+            again()
+        except RecursionError as error:
+            self.assertEqual(len(traceback.extract_tb(foreign_traceback(error))), 40)
 
 
 class TestDescribeError(unittest.TestCase):

@@ -77,7 +77,10 @@ class TestWords(unittest.TestCase):
             await t.refused(raising(KeyError("x"))().call, ConflictError, given="call()")
 
         lines = judge(Working, body).message.splitlines()
-        self.assertEqual(lines[2:4], ["  expected  ConflictError", "  observed  KeyError: 'x'"])
+        self.assertEqual(
+            lines[2:4],
+            ["  expected  ConflictError", f"  observed  KeyError: 'x', raised in {line_of(raising(KeyError()).call, 1)}"],
+        )
 
     def test_names_and_values_are_fresh(self) -> None:
         made: list[str] = []
@@ -202,8 +205,19 @@ class TestCases(unittest.TestCase):
                     t.same(number, "x", given="it")
 
         lines = judge(Working, body).message.splitlines()
-        self.assertEqual([each for each in lines if "  case " in each], [f"  case      case {n}" for n in range(5)])
-        self.assertEqual(lines[-2], "  and 4 more cases")
+        self.assertEqual([each for each in lines if "  case " in each], ["  case      case 0", "  case      case 1"])
+        self.assertEqual(lines[-2], f"  and 7 more cases: {', '.join(f'case {n}' for n in range(2, 9))}")
+
+    def test_those_that_say_the_same_are_told_together(self) -> None:
+        async def body(t: Any) -> None:
+            for number in range(5):
+                with t.case(f"case {number}"):
+                    t.same(number // 4, "x", given="it")
+
+        lines = judge(Working, body).message.splitlines()
+        self.assertEqual(
+            [each for each in lines if "  case " in each], ["  case      case 0, case 1, case 2, case 3", "  case      case 4"]
+        )
 
     def test_an_exception_after_them_is_one_more(self) -> None:
         async def body(t: Any) -> None:
@@ -211,7 +225,7 @@ class TestCases(unittest.TestCase):
             raise KeyError("late")
 
         lines = judge(Working, body).message.splitlines()
-        self.assertEqual(lines[-2], f"  observed  KeyError: 'late', raised in {line_of(body, 2)}")
+        self.assertEqual(lines[-2], f"  and 1 more case: KeyError: 'late', raised in {line_of(body, 2)}")
 
     def test_an_outage_after_one_does_not_excuse_it(self) -> None:
         async def body(t: Any) -> None:

@@ -256,6 +256,8 @@ class TestMachineForm(unittest.TestCase):
                 "processes",
                 "isolated",
                 "selection",
+                "excluded",
+                "interrupted",
                 "started",
                 "duration",
                 "digest",

@@ -2,8 +2,10 @@
 
 import io
 import os
+import time
 import unittest
 from dataclasses import replace
+from unittest import mock
 
 from omnitck.kit.outcomes import Status
 from omnitck.report.certificate import NOT_SELECTED, Certificate, SuiteReport
@@ -134,6 +136,48 @@ class TestTerminal(unittest.TestCase):
         self.assertIn("left behind: the thread 'pump' still runs.\n", text)
         self.assertIn("\nverdict: conformant (", text)
 
+    def failing(self, *causes: str) -> str:
+        """What is shown of as many rules, of which those with a cause have failed."""
+        report = suite(*(Status.FAILED if each else Status.PASSED for each in causes))
+        outcomes = [
+            replace(outcome, cause=cause, message=f"{outcome.rule} is broken" if cause else "")
+            for outcome, cause in zip(report.outcomes, causes, strict=True)
+        ]
+        return shown(certificate(replace(report, outcomes=tuple(outcomes), order=tuple(each.rule for each in outcomes))))
+
+    def test_rules_that_failed_for_one_cause_are_shown_as_one(self) -> None:
+        """The names that the kit made up for each differ."""
+        text = self.failing("", *(f"OSError: no omnitck0123456789a{number}-{number}" for number in range(3)), "KeyError: 'x'")
+        self.assertIn("\n3 rules failed the same way: OSError: no ...\nFAILED: EC-02 is broken\n  likewise  EC-03, EC-04\n", text)
+        self.assertIn("\nFAILED: EC-05 is broken\n", text)
+        self.assertNotIn("EC-03 is broken", text)
+
+    def test_a_backend_that_died_is_said_once(self) -> None:
+        self.assertIn(
+            "\n3 rules failed the same way, every one from EC-03 on: OSError: gone\n",
+            self.failing("", "", *["OSError: gone"] * 3),
+        )
+
+    def test_two_of_one_cause_are_shown_as_two(self) -> None:
+        text = self.failing("OSError: gone", "OSError: gone")
+        self.assertIn("EC-01 is broken", text)
+        self.assertIn("EC-02 is broken", text)
+        self.assertNotIn("the same way", text)
+
+    def test_the_slowest_rules_are_named(self) -> None:
+        report = suite(Status.PASSED, Status.PASSED, Status.PASSED)
+        outcomes = [replace(each, seconds=seconds) for each, seconds in zip(report.outcomes, (0.1, 3.25, 0.2), strict=True)]
+        stream = io.StringIO()
+        summarize(certificate(replace(report, outcomes=tuple(outcomes))), Printer(stream), durations=2)
+        self.assertIn("\n seconds  rule\n   3.250  EC-02\n   0.200  EC-03\n\nverdict", stream.getvalue())
+
+    def test_a_traceback_follows_its_failure(self) -> None:
+        report = suite(Status.FAILED)
+        outcome = replace(report.outcomes[0], message="EC-01 is broken", traceback="Traceback\n  File\n")
+        self.assertIn(
+            "FAILED: EC-01 is broken\n  Traceback\n    File\n", shown(certificate(replace(report, outcomes=(outcome,))))
+        )
+
     def test_a_selection_says_so(self) -> None:
         report = suite(Status.PASSED, Status.NOT_RUN, selected=True)
         report = replace(report, outcomes=(report.outcomes[0], replace(report.outcomes[1], message=NOT_SELECTED)))
@@ -141,18 +185,79 @@ class TestTerminal(unittest.TestCase):
         self.assertIn("  core       1       -       -\n1 rule not run: not selected\n", text)
         self.assertIn("verdict: partial: nothing that ran failed, but only EC-01 was selected", text)
 
-    def test_progress_in_a_log_is_a_character_a_rule(self) -> None:
+    def test_progress_in_a_log_is_failures_and_a_line_now_and_then(self) -> None:
         stream = io.StringIO()
-        self._run(Progress(Printer(stream)), suite(*[Status.PASSED] * 60, *Status))
+        progress = Progress(Printer(stream))
+        report = suite(Status.PASSED, Status.FAILED, Status.PASSED, Status.ERROR)
+        messages = ("", "EC-02 [MUST] It answers.\n  expected  1\n  observed  2", "", "EC-04 could not be judged: x")
+        outcomes = [replace(each, message=text) for each, text in zip(report.outcomes, messages, strict=True)]
+        with mock.patch("omnitck.report.terminal.time.monotonic") as now:
+            now.return_value = 100.0
+            progress.suite_began(report)
+            for seconds, outcome in zip((5.0, 9.0, 10.0, 19.0), outcomes, strict=True):
+                now.return_value = 100.0 + seconds
+                progress.rule_ended(outcome)
         self.assertEqual(
-            stream.getvalue(), "mine.TestEcho: echo with loud, 67 rules\n" + "." * 60 + " 60/67\n" + ".FEspk- 67/67\n"
+            stream.getvalue(),
+            "mine.TestEcho: echo with loud, 4 rules\n"
+            "  FAILED EC-02: observed 2\n"
+            "  3/4 2 passed, 1 failed\n"
+            "  ERROR EC-04: EC-04 could not be judged: x\n",
         )
 
     def test_progress_on_a_terminal_is_one_line(self) -> None:
         screen = Screen()
-        self._run(Progress(Printer(screen)), suite(Status.PASSED, Status.FAILED))
+        self._run(Progress(Printer(screen)), suite(Status.PASSED, Status.PASSED))
         self.assertEqual(screen.getvalue().count("\n"), 1)
-        self.assertIn("\r  2/2 1 passed, 1 failed  EC-02", screen.getvalue())
+        self.assertIn("\r  1/2 1 passed  EC-02", screen.getvalue())
+        self.assertTrue(screen.getvalue().endswith("\r"))
+
+    def test_what_fails_stands_above_it(self) -> None:
+        screen = Screen()
+        self._run(Progress(Printer(screen)), suite(Status.FAILED, Status.PASSED))
+        self.assertRegex(screen.getvalue(), r"\r +\r\x1b\[31m  FAILED EC-01: \x1b\[0m\n\r  1/2 1 failed")
+
+    def test_the_line_names_what_has_run_for_the_longest(self) -> None:
+        screen = Screen()
+        progress = Progress(Printer(screen))
+        with mock.patch("omnitck.report.terminal.time.monotonic") as now:
+            now.return_value = 100.0
+            progress.rule_began("EC-01")
+            now.return_value = 107.2
+            progress.rule_began("EC-02")
+        self.assertTrue(screen.getvalue().endswith("  0/0 starting  EC-01 for 7 s and 1 more"), screen.getvalue())
+
+    def test_the_line_goes_on_while_nothing_happens(self) -> None:
+        screen = Screen()
+        progress = Progress(Printer(screen))
+        with mock.patch("omnitck.report.terminal.TICK_SECONDS", 0.01):
+            progress.suite_began(suite(Status.PASSED))
+            until = time.monotonic() + 10
+            while "starting" not in screen.getvalue() and time.monotonic() < until:
+                time.sleep(0.01)
+            progress.end()
+        self.assertIn("\r  0/1 starting", screen.getvalue())
+
+    def test_a_narrow_terminal_is_not_overflown(self) -> None:
+        screen = Screen()
+        with mock.patch.dict(os.environ, {"COLUMNS": "40"}):
+            progress = Progress(Printer(screen))
+            for status in (Status.PASSED, Status.NOT_DECLARED, Status.NOT_PROVOKED, Status.KNOWN_DEVIATION):
+                progress.rule_ended(suite(status).outcomes[0])
+        self.assertLess(max(map(len, screen.getvalue().split("\r"))), 40)
+
+    def test_colours_are_for_who_can_see_them(self) -> None:
+        report = certificate(suite(Status.PASSED))
+        for environment, stream, colour in (
+            ({}, Screen(), "\x1b[32mverdict: conformant"),
+            ({"NO_COLOR": "1"}, Screen(), "\nverdict: conformant"),
+            ({"TERM": "dumb"}, Screen(), "\nverdict: conformant"),
+            ({}, io.StringIO(), "\nverdict: conformant"),
+        ):
+            with self.subTest(environment), mock.patch.dict(os.environ, {"TERM": "xterm", "NO_COLOR": "", **environment}):
+                summarize(report, Printer(stream))
+                self.assertIn(colour, stream.getvalue())
+                self.assertEqual("\x1b" in stream.getvalue(), colour.startswith("\x1b"))
 
     def test_progress_can_be_quiet_or_verbose(self) -> None:
         quiet, verbose = io.StringIO(), io.StringIO()
@@ -165,8 +270,8 @@ class TestTerminal(unittest.TestCase):
         report = suite(*[Status.PASSED] * 61)
         for stream, verbosity, expected in (
             (io.StringIO(), 0, ""),
-            (io.StringIO(), 1, ". 1/61\nSlow.\n. 2/61\n"),
-            (Screen(), 1, "\rSlow.\n\r  2/61 2 passed  EC-02"),
+            (io.StringIO(), 1, "61 rules\nSlow.\n"),
+            (Screen(), 1, "\rSlow.\n\r  2/61 2 passed"),
         ):
             progress = Progress(Printer(stream), verbosity)
             progress.suite_began(report)
