@@ -1,7 +1,11 @@
 """Certifies every example on its real backend and prints the matrix of rules by backend: ``python -m examples``.
 
-Exit status: 0 if every suite that could run is conformant or deviates as known, 1 if one is not or does not, 5 if none ran. A
-backend that is not installed is named; with ``OMNITCK_REQUIRE_BACKENDS=1`` it is a failure.
+``--libraries`` keeps to the libraries that are wrapped as they are. ``--output FILE`` writes the table of what those do into a
+file that has a place for it, and ``--check FILE`` says in what the file differs from what was certified, whatever the versions.
+
+Exit status: 0 if every suite that could run is conformant or deviates as known, 1 if one is not or does not, and if a table
+differs or cannot be written, 5 if none ran. A backend that is not installed is named; with ``OMNITCK_REQUIRE_BACKENDS=1`` it is a
+failure.
 """
 
 import argparse
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import omnitck
+from examples import libraries
 from omnitck.report.certificate import Verdict
 from omnitck.suites import is_suite
 
@@ -52,11 +57,18 @@ class Result:
     verdict: str
     outcomes: Mapping[str, str]
     remarks: Sequence[str] = ()
+    row: libraries.Row | None = None
+    """What the tables say of it, if it wraps a library as it is."""
 
     @property
     def good(self) -> bool:
         """Whether it is news to nobody."""
         return self.verdict.startswith((Verdict.CONFORMANT, Verdict.DEVIATES, "skipped"))
+
+    @property
+    def judged(self) -> bool:
+        """Whether every rule that applies has had its say."""
+        return self.verdict.startswith((Verdict.CONFORMANT, Verdict.DEVIATES, Verdict.NOT_CONFORMANT))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,18 +84,26 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"a backend ({', '.join(backends)}) or a contract ({', '.join(contracts)}); of each kind all by default",
     )
     parser.add_argument("--jobs", type=int, default=16, help="rules that run at once (16)")
+    parser.add_argument("--libraries", action="store_true", help="only libraries that are wrapped as they are")
+    parser.add_argument("--output", action="append", default=[], metavar="FILE", help="write their table into FILE")
+    parser.add_argument("--check", action="append", default=[], metavar="FILE", help="say in what their table in FILE differs")
     chosen = parser.parse_args(arguments)
     unknown = sorted(set(chosen.names) - {*backends, *contracts})
     if unknown:
         parser.error(f"unknown name {', '.join(unknown)}; known are {', '.join([*backends, *contracts])}")
+    if chosen.names and (chosen.output or chosen.check):
+        parser.error("the tables are of all libraries: leave out the names")
 
     # nats-py leaves tasks behind whose connection was cut, and asyncio would print each one's traceback over the matrix.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    results = [result for module in select(modules, chosen.names) for result in certify(module, chosen.jobs)]
+    results = [result for module in select(modules, chosen.names) for result in certify(module, chosen.jobs, chosen.libraries)]
     for contract in contracts:
         print_matrix(contract, [result for result in results if result.module.contract == contract and result.outcomes])
     print_verdicts(results)
-    return exit_status(results)
+    rows = [result.row for result in results if result.row is not None]
+    checked = [check(Path(file), rows) for file in chosen.check]
+    written = [write(Path(file), results) for file in chosen.output]
+    return exit_status(results) if all([*checked, *written]) else 1
 
 
 def discover(folder: Path) -> list[Module]:
@@ -109,7 +129,7 @@ def suites_of(module: Any) -> list[type[Any]]:
     return [each for each in vars(module).values() if is_suite(each) and each.__module__ == module.__name__]
 
 
-def certify(module: Module, jobs: int) -> list[Result]:
+def certify(module: Module, jobs: int, only_libraries: bool = False) -> list[Result]:
     """A certificate of each suite of *module*, or why there is none."""
     try:
         suites = suites_of(import_module(module.name))
@@ -118,7 +138,11 @@ def certify(module: Module, jobs: int) -> list[Result]:
     if not suites:
         return [Result(module, module.backend, "failed: the module has no suite", {})]
 
-    return [_certify(module, suite, module.backend if len(suites) == 1 else suite.__name__, jobs) for suite in suites]
+    return [
+        _certify(module, suite, module.backend if len(suites) == 1 else suite.__name__, jobs)
+        for suite in suites
+        if hasattr(suite, "library") or not only_libraries
+    ]
 
 
 def print_matrix(contract: str, results: Sequence[Result]) -> None:
@@ -143,6 +167,38 @@ def print_verdicts(results: Sequence[Result]) -> None:
         print(f"{result.backend:{backends}}  {result.module.contract:{contracts}}  {result.verdict}")
         for remark in result.remarks:
             print(f"    {remark}")
+
+
+def check(file: Path, rows: Sequence[libraries.Row]) -> bool:
+    """Whether the tables in *file* say what was certified; if not, in what they differ is printed."""
+    try:
+        text = file.read_text("utf-8")
+        difference = libraries.difference(text, rows)
+    except (OSError, ValueError) as error:
+        print(f"\n{file}: {error}")
+        return False
+
+    for sentence in libraries.news_of_versions(text, rows):
+        print(f"{file}: {sentence}")
+    if difference:
+        print(f"\n{file} differs from what was certified: write it anew with --libraries --output\n{difference}")
+    return not difference
+
+
+def write(file: Path, results: Sequence[Result]) -> bool:
+    """Write the tables of *results* into *file*; not if one has no verdict, as then a line would be missing."""
+    without = [f"{result.backend} {result.module.contract}" for result in results if not result.judged]
+    if without:
+        print(f"\n{file} is left as it is: there is no verdict of {', '.join(without)}")
+        return False
+
+    rows = [result.row for result in results if result.row is not None]
+    try:
+        file.write_text(libraries.filled(file.read_text("utf-8"), rows), "utf-8")
+    except (OSError, ValueError) as error:
+        print(f"\n{file}: {error}")
+        return False
+    return True
 
 
 def exit_status(results: Sequence[Result]) -> int:
@@ -170,7 +226,8 @@ def _certify(module: Module, suite: Any, name: str, jobs: int) -> Result:
     if report.problem:
         remarks.append(report.problem)
     outcomes = {each.rule: str(each.outcome) for each in report.outcomes}
-    return Result(module, name, report.worth, outcomes, remarks)
+    row = libraries.Row.of(suite, report) if hasattr(suite, "library") else None
+    return Result(module, name, report.worth, outcomes, remarks, row)
 
 
 def _without(module: Module, name: str, why: Exception) -> Result:

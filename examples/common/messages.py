@@ -25,9 +25,9 @@ from omnitck.shared.exceptions import (
     UnavailableError,
     UnsupportedError,
 )
-from omnitck.shared.models import ConsumedMessage, DelayLimits, MessageLimits, OutgoingMessage, PublishResult
+from omnitck.shared.models import ConsumedMessage, DelayLimits, MessageLimits, OutboxLimits, OutgoingMessage, PublishResult
 
-__all__ = ["DelayedPublisher", "Message", "Publisher", "check_delay", "check_message", "place"]
+__all__ = ["DelayedPublisher", "Message", "Publisher", "check_delay", "check_headers", "check_message", "place"]
 
 T = TypeVar("T")
 
@@ -68,10 +68,11 @@ def check_message(
     if key is not None and not (isinstance(key, str) and 0 < len(key) <= KEY_CHARACTERS and _is_unicode(key)):
         raise InvalidArgumentError(f"topic {name!r}: a key is None, or text of 1 to {KEY_CHARACTERS} characters")
     assert isinstance(payload, bytes)
-    return Message(name, payload, key, _check_headers(name, headers, limits), id or uuid.uuid4().hex)
+    return Message(name, payload, key, check_headers(name, headers, limits), id or uuid.uuid4().hex)
 
 
-def _check_headers(topic: str, headers: object, limits: MessageLimits) -> dict[str, str]:
+def check_headers(topic: str, headers: object, limits: MessageLimits | OutboxLimits) -> dict[str, str]:
+    """A copy of *headers*; None is none."""
     if headers is None:
         return {}
     if not isinstance(headers, Mapping):

@@ -40,6 +40,8 @@ BOTH = {
 class TestObstoreMemory(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     """Each tenant has a store of its own: the library knows no tenants."""
 
+    library = "obstore"
+    where = "in memory"
     capabilities = ObstoreMemory
     known_deviations: ClassVar[dict[str, str]] = {
         **BOTH,
@@ -62,6 +64,8 @@ class TestObstoreMemory(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsync
 class TestObstoreLocal(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     """Each tenant has a folder of its own."""
 
+    library = "obstore"
+    where = "in files"
     capabilities = ObstoreLocal
     known_deviations: ClassVar[dict[str, str]] = {
         **BOTH,

@@ -76,9 +76,9 @@ class Connections:
 
     def abort(self) -> None:
         """Tear down every connection, those in use too, as the operating system does when a process ends."""
-        self._idle.clear()
         for connection in list(self._all):
             tear(connection)
+        self._idle.clear()
 
     async def close(self) -> None:
         """Close the idle connections; those in use are closed by whoever ends their use."""

@@ -1,10 +1,10 @@
 """Servers for the examples: started on 127.0.0.1, once a process, and ended with it.
 
 ``pip install "omnitck[examples]"`` brings the programs, so no container, no root and no installed service is needed; only
-memcached and RabbitMQ are the system's own, and SecantusDB is an extra of its own. An address in the environment uses the
+etcd, memcached and RabbitMQ are the system's own, and SecantusDB is an extra of its own. An address in the environment uses the
 caller's own server instead: ``OMNITCK_REDIS_URL``, ``OMNITCK_POSTGRES_URL``, ``OMNITCK_NATS_URL``, ``OMNITCK_AWS_URL``,
 ``OMNITCK_S3_URL``, ``OMNITCK_MEMCACHED_URL``, ``OMNITCK_VAULT_URL``, ``OMNITCK_MONGODB_URL``, ``OMNITCK_RABBITMQ_URL``,
-``OMNITCK_KAFKA_URL``.
+``OMNITCK_KAFKA_URL``, ``OMNITCK_ETCD_URL``.
 `connect_info` is what an adapter's factory calls, from many threads and event loops at once if need be.
 
 The settings trade durability for speed (no fsync): right for tests, wrong for anything else.
@@ -20,6 +20,7 @@ from typing import ClassVar
 from examples.servers.addresses import Missing, Server, split_url
 from examples.servers.programs import (
     LOCK,
+    etcd,
     kafka,
     memcached,
     moto,
@@ -39,6 +40,7 @@ __all__ = [
     "OnServer",
     "Server",
     "connect_info",
+    "etcd",
     "installed",
     "kafka",
     "memcached",

@@ -7,6 +7,7 @@ __all__ = ["Missing", "Server", "split_url"]
 
 DEFAULT_PORTS = {
     "amqp": 5672,
+    "etcd": 2379,
     "http": 80,
     "https": 443,
     "kafka": 9092,

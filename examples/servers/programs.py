@@ -23,6 +23,7 @@ __all__ = [
     "ACCESS_KEY",
     "LOCK",
     "PASSWORD",
+    "etcd",
     "kafka",
     "memcached",
     "moto",
@@ -102,6 +103,11 @@ def secantusdb() -> Server:
 def kafka() -> Server:
     """Tansu, which speaks Kafka's protocol, in memory; no credentials."""
     return _once("kafka", "Tansu", "OMNITCK_KAFKA_URL", _start_tansu)
+
+
+def etcd() -> Server:
+    """etcd, of one member; no credentials."""
+    return _once("etcd", "etcd", "OMNITCK_ETCD_URL", _start_etcd)
 
 
 def running(start: Callable[[], Server]) -> Server | None:
@@ -388,6 +394,28 @@ def _start_tansu(name: str) -> Server:
 
     (port,) = launch(name, command, logged("ready in"))
     return Server(f"kafka://127.0.0.1:{port}")
+
+
+def _start_etcd(name: str) -> Server:
+    program = shutil.which("etcd")
+    if program is None:
+        raise Missing("apt-get install etcd-server (or your system's package)")
+
+    def command(process: Process, port: int, peers: int) -> Sequence[str | Path]:
+        own, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peers}"
+        options = {
+            "name": "omnitck",
+            "data-dir": process.folder / "data",
+            "listen-client-urls": own,
+            "advertise-client-urls": own,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"omnitck={peer}",
+        }
+        return [program, "--unsafe-no-fsync", *(f"--{key}={value}" for key, value in options.items())]
+
+    (port, _) = launch(name, command, logged("ready to serve client requests"), ports=2)
+    return Server(f"etcd://127.0.0.1:{port}")
 
 
 def _in_wheel(distribution: str, ending: str) -> Path:

@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -24,7 +24,7 @@ from examples.common import arguments
 from examples.common.client import TIDYING, Client
 from omnitck.shared.exceptions import PermissionDeniedError, UnavailableError
 
-__all__ = ["LOCK_WAIT", "Connection", "Row", "SQLiteClient", "folder", "open_file"]
+__all__ = ["LOCK_WAIT", "Connection", "Row", "SQLiteClient", "execute", "folder", "open_file"]
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -78,15 +78,20 @@ class SQLiteClient(Client):
 
     def _execute(self, sql: str, **parameters: object) -> list[Row]:
         """One statement of an order, in the worker thread."""
-        try:
-            return self._connection.raw.execute(sql, {"tenant": self._tenant, **parameters}).fetchall()
-        except sqlite3.OperationalError as error:
-            if _code(error) in DENIED:
-                raise _refused(sql.split()[0], error) from error
-            raise
+        return execute(self._connection.raw, sql, {"tenant": self._tenant, **parameters})
 
     async def _release(self) -> None:
         await self._connection.close()
+
+
+def execute(raw: sqlite3.Connection, sql: str, parameters: Mapping[str, object]) -> list[Row]:
+    """The rows of one statement; `PermissionDeniedError` if it wants to write and may not."""
+    try:
+        return raw.execute(sql, parameters).fetchall()
+    except sqlite3.OperationalError as error:
+        if _code(error) in DENIED:
+            raise _refused(sql.split()[0], error) from error
+        raise
 
 
 class Connection(aiosqlite.Connection):
@@ -160,7 +165,7 @@ class Connection(aiosqlite.Connection):
         return self.stopped
 
 
-async def open_file(path: str | Path, *statements: str) -> Connection:
+async def open_file(path: str | Path, *statements: str, kind: type[Connection] = Connection) -> Connection:
     """A connection in autocommit mode, on which *statements* have been executed."""
 
     def prepare() -> None:
@@ -169,7 +174,7 @@ async def open_file(path: str | Path, *statements: str) -> Connection:
         for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", *statements):
             connection.raw.execute(statement)
 
-    connection = Connection(path)
+    connection = kind(path)
     try:
         await connection
         await connection.order(prepare)

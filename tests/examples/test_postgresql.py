@@ -9,9 +9,10 @@ from examples import servers
 from omnitck.shared.exceptions import PermissionDeniedError, TCKError, UnavailableError
 
 with servers.installed():
-    from examples.postgresql import document_database, kv_store
+    from examples.postgresql import document_database, kv_store, transactional_outbox
     from examples.postgresql.document_database import PostgreSQLDocumentDatabase
     from examples.postgresql.kv_store import PostgreSQLKVStore
+    from examples.postgresql.transactional_outbox import PostgreSQLOutbox
 
 PASSWORD = "authentication failed for user 7"
 """A wrong one."""
@@ -37,7 +38,17 @@ async def watch(url: str) -> None:
         pass
 
 
-USES: tuple[Callable[[str], Awaitable[None]], ...] = (in_a_transaction, read_a_document, read_a_value, watch)
+async def order(url: str) -> None:
+    async with await PostgreSQLOutbox.connect(url) as outbox, outbox.transaction():
+        pass
+
+
+async def relay(url: str) -> None:
+    async with await PostgreSQLOutbox.connect(url) as outbox:
+        await outbox.claim("relay", limit=1, lease=1.0)
+
+
+USES: tuple[Callable[[str], Awaitable[None]], ...] = (in_a_transaction, read_a_document, read_a_value, watch, order, relay)
 
 
 class TestConnecting(unittest.IsolatedAsyncioTestCase):
@@ -76,7 +87,7 @@ class TestConnecting(unittest.IsolatedAsyncioTestCase):
         await self.refused(UnavailableError, url, *self.server.credentials)
 
     def test_the_schema_is_not_made_without_a_connection_and_the_password_stays_unseen(self) -> None:
-        for module in (document_database, kv_store):
+        for module in (document_database, kv_store, transactional_outbox):
             for url, kind in ((self.url(), PermissionError), (self.server.at(("127.0.0.1", 1)), ConnectionError)):
                 with self.assertRaises(kind) as caught:
                     module.create_schema(url)

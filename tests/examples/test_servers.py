@@ -72,6 +72,7 @@ VARIABLES = {
     servers.memcached: "OMNITCK_MEMCACHED_URL",
     servers.openbao: "OMNITCK_VAULT_URL",
     servers.secantusdb: "OMNITCK_MONGODB_URL",
+    servers.etcd: "OMNITCK_ETCD_URL",
 }
 
 
@@ -97,6 +98,8 @@ class TestStarting(unittest.TestCase):
             hint = 'pip install "omnitck[examples]"'
             if start is servers.memcached:
                 hint = "apt-get install memcached (or your system's package)"
+            if start is servers.etcd:
+                hint = "apt-get install etcd-server (or your system's package)"
             if start is servers.rabbitmq:
                 hint = "apt-get install rabbitmq-server (or your system's package)"
             if start is servers.secantusdb:

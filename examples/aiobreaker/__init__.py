@@ -1,0 +1,1 @@
+"""The library aiobreaker, as it is."""

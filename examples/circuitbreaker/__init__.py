@@ -1,0 +1,1 @@
+"""The library circuitbreaker, as it is."""

@@ -1,0 +1,1 @@
+"""The library hyx, as it is."""

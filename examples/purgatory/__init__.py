@@ -1,0 +1,1 @@
+"""The library purgatory, as it is."""

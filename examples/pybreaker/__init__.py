@@ -1,0 +1,1 @@
+"""The library pybreaker, as it is."""

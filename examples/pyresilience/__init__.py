@@ -1,0 +1,1 @@
+"""The library pyresilience, as it is."""

@@ -1,0 +1,1 @@
+"""The lock of the library redis-py, as it is."""
