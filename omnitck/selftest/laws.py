@@ -129,7 +129,7 @@ class SelftestReport:
 
 
 def selftest(contracts: Sequence[str] = (), *, jobs: int = 0, progress: Callable[[str], None] | None = None) -> SelftestReport:
-    """Check the laws for *contracts* (all if none are given) in *jobs* processes (as many as there are cores if 0).
+    """Check the laws for *contracts* (all if none are given) in *jobs* processes: if 0, three for each core, as rules wait.
 
     Raises UsageError for a contract without a reference; policies are proven with the contracts that they compose with.
     """
@@ -156,7 +156,7 @@ def selftest(contracts: Sequence[str] = (), *, jobs: int = 0, progress: Callable
         report.rules_without_defect += sorted(rules - {id for defect in defects_of(name) for id in defect.rules})
 
     total = len(tasks) + len(waiting)
-    for number, (kind, name, problems) in enumerate(_run(tasks, waiting, jobs or os.cpu_count() or 1), 1):
+    for number, (kind, name, problems) in enumerate(_run(tasks, waiting, jobs or 3 * (os.cpu_count() or 1)), 1):
         if progress is not None:
             progress(f"{number:3}/{total} {kind} {name}: {'NOT AS IT SHOULD BE' if problems else 'ok'}")
         if kind == "defect":

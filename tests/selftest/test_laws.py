@@ -22,7 +22,7 @@ from omnitck.unusual import Unusual, unusual_of
 class TestLaws(unittest.TestCase):
     def test_they_hold(self) -> None:
         told: list[str] = []
-        report = laws.selftest(jobs=os.cpu_count() or 1, progress=told.append)
+        report = laws.selftest(progress=told.append)
         rules = sum(len(catalogue(laws.reference_suite(each))) for each in laws.proven())
         self.assertEqual(report.defects_not_caught + report.reference_failures + report.unusual_rejected, [])
         counted = SelftestReport(rules=rules, defects=report.defects, caught=report.defects, unusual=report.unusual)
