@@ -141,7 +141,7 @@ def certify(module: Module, jobs: int, only_libraries: bool = False) -> list[Res
     return [
         _certify(module, suite, module.backend if len(suites) == 1 else suite.__name__, jobs)
         for suite in suites
-        if hasattr(suite, "library") or not only_libraries
+        if hasattr(suite, "distribution") or not only_libraries
     ]
 
 
@@ -226,7 +226,7 @@ def _certify(module: Module, suite: Any, name: str, jobs: int) -> Result:
     if report.problem:
         remarks.append(report.problem)
     outcomes = {each.rule: str(each.outcome) for each in report.outcomes}
-    row = libraries.Row.of(suite, report) if hasattr(suite, "library") else None
+    row = libraries.Row.of(suite, report) if hasattr(suite, "distribution") else None
     return Result(module, name, report.worth, outcomes, remarks, row)
 
 

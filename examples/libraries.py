@@ -1,7 +1,7 @@
 """What libraries that are wrapped as they are do under the rules: the tables in the README and in libraries.md.
 
-A suite of such a library says so with an attribute of its own, `library = "purgatory"`, the name of its distribution; `where`
-tells apart several suites of one library: `where = "on Valkey"`, and `sometimes = {"LCK-28"}` names known deviations that luck
+A suite of such a library says so with an attribute of its own: `distribution = "purgatory"`, the name under which it is
+installed. `where = "on Valkey"` tells apart several suites of one, and `sometimes = {"LCK-28"}` names known deviations that luck
 decides on, which the tables have although a run did not see them. A file has the table between the comments `<!-- libraries -->`
 and `<!-- end of libraries -->`, and what each library was seen to do between `<!-- deviations -->` and
 `<!-- end of deviations -->`. It may have one of the two, or both.
@@ -27,7 +27,7 @@ BLOCK = re.compile(r"(?P<begin><!-- (?P<name>libraries|deviations) -->\n).*?(?P<
 class Row:
     """The certificate of one library, in short."""
 
-    library: str
+    distribution: str
     """The name of its distribution."""
     where: str
     """What tells its suites apart; empty if there is one."""
@@ -46,9 +46,9 @@ class Row:
         sometimes = getattr(suite, "sometimes", ())
         said = [each for each in report.outcomes if each.outcome in (Status.PASSED, Status.FAILED, Status.KNOWN_DEVIATION)]
         return cls(
-            library=suite.library,
+            distribution=suite.distribution,
             where=getattr(suite, "where", ""),
-            version=version_of(suite.library),
+            version=version_of(suite.distribution),
             contract=report.contract,
             verdict=report.worth,
             run=len(said),
@@ -64,13 +64,13 @@ class Row:
     @property
     def name(self) -> str:
         """As the table has it."""
-        return f"{self.library}, {self.where}" if self.where else self.library
+        return f"{self.distribution}, {self.where}" if self.where else self.distribution
 
 
-def version_of(library: str) -> str:
-    """The version of the distribution *library* that is installed."""
+def version_of(distribution: str) -> str:
+    """The version of *distribution* that is installed."""
     try:
-        return version(library)
+        return version(distribution)
     except PackageNotFoundError:
         return "not installed"
 
@@ -80,7 +80,7 @@ def filled(text: str, rows: Sequence[Row], versions: Mapping[str, str] | None = 
 
     *versions* are stated in place of those that were certified.
     """
-    ordered = sorted(rows, key=lambda row: (row.contract, row.library, row.where))
+    ordered = sorted(rows, key=lambda row: (row.contract, row.distribution, row.where))
     tables = {"libraries": _table(ordered, versions or {}), "deviations": _deviations(ordered)}
     written, places = BLOCK.subn(lambda found: f"{found['begin']}{tables[found['name']]}{found['end']}", text)
     if not places:
@@ -100,7 +100,7 @@ def difference(text: str, rows: Sequence[Row]) -> str:
 def news_of_versions(text: str, rows: Sequence[Row]) -> list[str]:
     """A sentence for each library that *text* states another version of."""
     stated = _versions_in(text)
-    certified = {row.library: row.version for row in rows}
+    certified = {row.distribution: row.version for row in rows}
     return [
         f"{library} is {certified[library]} here, and {version} in the table"
         for library, version in stated.items()
@@ -112,7 +112,7 @@ def _table(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
     cells = [
         (
             row.name,
-            versions.get(row.library, row.version),
+            versions.get(row.distribution, row.version),
             f"`{row.contract}`",
             row.verdict,
             f"{len(row.fails)} of {row.run}: {' '.join(row.fails)}" if row.fails else f"none of {row.run}",

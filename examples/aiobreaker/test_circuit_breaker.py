@@ -14,7 +14,7 @@ REPLACED = "the call that opens it raises CircuitBreakerError in place of the op
 
 
 class TestAiobreakerBreaker(CircuitBreakerContract, IsolatedAsyncioTestCase):
-    library = "aiobreaker"
+    distribution = "aiobreaker"
     capabilities = AiobreakerBreaker
     limits = UNHURRIED
     known_deviations: ClassVar[dict[str, str]] = {

@@ -16,7 +16,7 @@ WHOLE = "`open_remaining` is a whole number of seconds, rounded up"
 
 
 class TestCircuitbreakerBreaker(CircuitBreakerContract, IsolatedAsyncioTestCase):
-    library = "circuitbreaker"
+    distribution = "circuitbreaker"
     capabilities = CircuitbreakerBreaker
     limits = UNHURRIED
     known_deviations: ClassVar[dict[str, str]] = {

@@ -12,7 +12,7 @@ with servers.installed():
 
 
 class TestDiskCache(CacheContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
-    library = "diskcache"
+    distribution = "diskcache"
     capabilities = DiskCache
     known_deviations: ClassVar = {
         "CA-KV-04": "text of 32 KiB and more is kept in a file that is read with universal newlines: carriage returns are lost",

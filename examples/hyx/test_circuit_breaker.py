@@ -14,7 +14,7 @@ COUNTED = "there is no setting for excluded: what it names counts as a failure"
 
 
 class TestHyxBreaker(CircuitBreakerContract, IsolatedAsyncioTestCase):
-    library = "hyx"
+    distribution = "hyx"
     capabilities = HyxBreaker
     limits = UNHURRIED
     known_deviations: ClassVar[dict[str, str]] = {

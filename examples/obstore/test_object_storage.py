@@ -40,7 +40,7 @@ BOTH = {
 class TestObstoreMemory(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     """Each tenant has a store of its own: the library knows no tenants."""
 
-    library = "obstore"
+    distribution = "obstore"
     where = "in memory"
     capabilities = ObstoreMemory
     known_deviations: ClassVar[dict[str, str]] = {
@@ -64,7 +64,7 @@ class TestObstoreMemory(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsync
 class TestObstoreLocal(ObjectStorageContract, MultiTenancyPolicy, IsolatedAsyncioTestCase):
     """Each tenant has a folder of its own."""
 
-    library = "obstore"
+    distribution = "obstore"
     where = "in files"
     capabilities = ObstoreLocal
     known_deviations: ClassVar[dict[str, str]] = {

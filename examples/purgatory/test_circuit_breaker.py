@@ -20,7 +20,7 @@ WAIT_FOR = "redis-py sends through asyncio.wait_for, which loses a cancellation 
 
 
 class TestPurgatoryBreaker(CircuitBreakerContract, IsolatedAsyncioTestCase):
-    library = "purgatory"
+    distribution = "purgatory"
     where = "in memory"
     capabilities = PurgatoryBreaker
     limits = UNHURRIED
@@ -50,7 +50,7 @@ class TestPurgatoryBreaker(CircuitBreakerContract, IsolatedAsyncioTestCase):
 
 
 class TestRedisPurgatoryBreaker(servers.OnServer, CircuitBreakerContract, IsolatedAsyncioTestCase):
-    library = "purgatory"
+    distribution = "purgatory"
     where = "on Valkey"
     start = servers.valkey
     capabilities = RedisPurgatoryBreaker

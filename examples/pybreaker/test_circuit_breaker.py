@@ -14,7 +14,7 @@ NEVER = "the call of a coroutine function is a success before anything is awaite
 
 
 class TestPybreakerBreaker(CircuitBreakerContract, IsolatedAsyncioTestCase):
-    library = "pybreaker"
+    distribution = "pybreaker"
     capabilities = PybreakerBreaker
     limits = UNHURRIED
     known_deviations: ClassVar[dict[str, str]] = {

@@ -15,7 +15,7 @@ PROLONGED = "a failure of a call that was made before it opened begins the timeo
 
 
 class TestPyresilienceBreaker(CircuitBreakerContract, IsolatedAsyncioTestCase):
-    library = "pyresilience"
+    distribution = "pyresilience"
     capabilities = PyresilienceBreaker
     limits = replace(UNHURRIED, min_ttl=1.0)  # a late failure makes it 40 % longer, which a busy machine must not miss
     known_deviations: ClassVar[dict[str, str]] = {

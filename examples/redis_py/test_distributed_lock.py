@@ -11,7 +11,7 @@ with servers.installed():
 
 
 class TestRedisPyLocks(servers.OnServer, DistributedLockContract, IsolatedAsyncioTestCase):
-    library = "redis"
+    distribution = "redis"
     sometimes: ClassVar[set[str]] = {"LCK-28"}
     start = servers.valkey
     capabilities = RedisPyLocks

@@ -25,7 +25,7 @@ EMPTY = "What they do:\n\n<!-- libraries -->\n<!-- end of libraries -->\n\nMore.
 WHOLE = EMPTY + "\n<!-- deviations -->\nold\n<!-- end of deviations -->\n"
 
 FUSE = Row(
-    library="fuse",
+    distribution="fuse",
     where="",
     version="1.2",
     contract="circuit_breaker",
@@ -36,7 +36,7 @@ FUSE = Row(
         "BRK-11": ("A full timeout.", "half of it"),
     },
 )
-GOOD = Row(library="a-good-one", where="on Valkey", version="3.0", contract="cache", verdict="conformant", run=80)
+GOOD = Row(distribution="a-good-one", where="on Valkey", version="3.0", contract="cache", verdict="conformant", run=80)
 TABLE = """\
 <!-- libraries -->
 | library | version | contract | verdict | rules that it fails |
@@ -93,7 +93,7 @@ class TestTables(unittest.TestCase):
 class TestRows(unittest.TestCase):
     def test_a_row_is_what_the_certificate_says(self) -> None:
         class Suite(KVStoreContract, unittest.IsolatedAsyncioTestCase):
-            library = "anyio"
+            distribution = "anyio"
             known_deviations = dict.fromkeys(("KV-03", "KV-06", "KV-32"), "an empty value is lost")
 
             async def make_provider(self, **config: object) -> KVStoreProtocol:
@@ -110,7 +110,7 @@ class TestRows(unittest.TestCase):
 
     def test_what_shows_only_sometimes_is_told_in_every_run(self) -> None:
         class Suite(KVStoreContract, unittest.IsolatedAsyncioTestCase):
-            library = "anyio"
+            distribution = "anyio"
             sometimes = {"KV-03"}
             known_deviations = {"KV-03": "an empty value is lost"}
 
@@ -143,7 +143,7 @@ class TestTexts(unittest.TestCase):
         for module in discover(Path(examples_main.__file__).parent):
             with contextlib.suppress(unittest.SkipTest, ImportError):
                 suites = suites_of(import_module(module.name))
-                wrapped |= {(each.library, module.contract) for each in suites if hasattr(each, "library")}
+                wrapped |= {(each.distribution, module.contract) for each in suites if hasattr(each, "distribution")}
         if not wrapped:
             self.skipTest('no library is installed: pip install "omnitck[examples]"')
         for text in (KIT / "README.md", KIT / ".github/docs/libraries.md"):
@@ -158,7 +158,10 @@ class TestCommand(unittest.TestCase):
 
     def results(self, *rows: Row, verdict: str | None = None) -> list[Result]:
         outcomes = {"BRK-01": "passed"}
-        return [Result(Module(row.library, row.contract), row.library, verdict or row.verdict, outcomes, (), row) for row in rows]
+        return [
+            Result(Module(row.distribution, row.contract), row.distribution, verdict or row.verdict, outcomes, (), row)
+            for row in rows
+        ]
 
     def said(self, command: object, *arguments: object) -> tuple[bool, str]:
         printed = io.StringIO()
