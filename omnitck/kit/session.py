@@ -10,7 +10,8 @@ Theory of operation, each point learnt from a failure:
 3. A deadline raises only where the cancellation arrives. A provider that swallows it would let the rule pass late, so the clock
    is asked after the body, not the exception.
 4. A deadline counts work. While a rule waits for something that the provider's own numbers allow to last (a delivery, an expiry)
-   its time stands still: the wait has a bound of its own. A slow provider that says so is judged by what it says.
+   its time stands still: the wait has a bound of its own. A slow provider that says so is judged by what it says. The time that a
+   busy machine does not give to the event loop is not the provider's, and is not counted.
 5. A verdict raised inside a task group would reach the runner as an exception group. It is caught inside, and raised at the end.
 6. What can be skipped is skipped before any provider is opened.
 """
@@ -57,6 +58,15 @@ MOST_LINES = 20
 
 SHORT_WAIT = 0.001
 """Seconds: a wait that is no longer counts as work."""
+
+SLICES = 16
+"""Into which a wait is divided, to see which of its time the event loop had."""
+
+MOST_LOST = 4
+"""For each slice so many may be lost to a busy machine; a wait has an end also on one that always is."""
+
+LONGEST_HALT = 60.0
+"""Seconds: what halts a machine for longer, halts what runs on it for good."""
 
 running: set["Session"] = set()
 """The rules under way in this process."""
@@ -217,6 +227,42 @@ def _kinds(backend: str) -> tuple[Callable[[], anyio.CancelScope], Callable[[], 
     return type(anyio.CancelScope()), type(anyio.create_task_group())
 
 
+class _Countdown:
+    """Ends its scope after so many seconds of the event loop's, in slices: what a slice lasts beyond its length is not counted.
+
+    A loop that has come to a halt, as on a busy machine, wakes whoever is late and what bounds them in the same turn: the
+    provider would be judged by the machine. Who looks for a deadline, as providers may, sees that there is one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, within: float, told: Callable[[float], object]) -> None:
+        self.scope = anyio.CancelScope(deadline=loop.time() + (1 + MOST_LOST) * within + LONGEST_HALT)
+        self._loop = loop
+        self._left = min(SLICES, max(int(within / SHORT_WAIT), 1))
+        self._slice = max(within, 0.0) / self._left
+        self._lost = MOST_LOST * self._left
+        self._told = told
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ends = self._loop.time() + self._slice
+        self._handle = self._loop.call_at(self._ends, self._tick)
+
+    def _tick(self) -> None:
+        if self._lost and self._loop.time() > self._ends + max(self._slice, SHORT_WAIT):
+            self._lost -= 1  # Too late to tell what the provider would have done in it: one more.
+        else:
+            self._left -= 1
+        if self._left:
+            self._told(self._left * self._slice)
+            self._begin()
+        else:
+            self.scope.cancel()
+
+    def stop(self) -> None:
+        """The wait has ended."""
+        self._handle.cancel()
+
+
 class Session(watchdog.Watched):
     """What one run of one rule knows."""
 
@@ -308,7 +354,8 @@ class Session(watchdog.Watched):
                     self.stop_clock()
                 with self._scope:
                     error = await self._attempt(body)
-                if time.monotonic() >= self._works_until and not isinstance(error, HookError):
+                late = time.monotonic() >= self._works_until or (error is None and self._scope.cancelled_caught)
+                if late and not isinstance(error, HookError):
                     error = self._out_of_time(deadline)
                 error = self._crash or error
                 # Closing one client after the other, once what they wrote is erased, and the rest of the tidying.
@@ -338,10 +385,13 @@ class Session(watchdog.Watched):
         self._waits_until = max(self._waits_until, began + within)
         if within >= self._left > 0:
             self._scope.deadline = float("inf")
+        countdown = None if self._loop is None or within == float("inf") else _Countdown(self._loop, within, self._wait_on)
         try:
-            with anyio.move_on_after(within) as scope:
+            with anyio.move_on_after(within) if countdown is None else countdown.scope as scope:
                 yield scope
         finally:
+            if countdown is not None:
+                countdown.stop()
             self._waits -= 1
             now = time.monotonic()
             # Most waits end at once; to set the clock anew would take longer than they did.
@@ -352,6 +402,12 @@ class Session(watchdog.Watched):
             ):
                 self._works_until = now + self._left
                 self._scope.deadline = anyio.current_time() + self._left
+
+    def _wait_on(self, seconds: float) -> None:
+        """A wait that is under way may last so much longer from now on, and no deadline ends it."""
+        self._waits_until = max(self._waits_until, time.monotonic() + seconds)
+        if self._loop is not None and self._left > 0 and self._scope.deadline <= self._loop.time() + seconds:
+            self._scope.deadline = float("inf")
 
     def left(self) -> float:
         """Seconds for which the rule may still run, as asked from another thread: to work, to wait as it does, or to close."""

@@ -165,6 +165,82 @@ def found(judged: Judged) -> tuple[str, str]:
     return judged.status, judged.observed
 
 
+class TestWaits(unittest.TestCase):
+    """A wait is measured by the time that the event loop had."""
+
+    def test_a_loop_that_came_to_a_halt_is_given_what_it_lost(self) -> None:
+        async def body(t: Any) -> None:
+            told = anyio.Event()
+
+            async def busy() -> None:
+                await anyio.sleep(0.02)
+                time.sleep(0.4)  # noqa: ASYNC251  another task has the loop, for longer than the whole wait
+                await anyio.sleep(0.02)
+                told.set()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(busy)
+                with t.waiting(0.2) as scope:
+                    await told.wait()
+            t.check(not scope.cancelled_caught, given="a wait", expected="it is told", observed="it is not")
+
+        self.assertEqual(judge(Working, body).status, "passed")
+
+    def test_a_wait_that_a_busy_loop_prolongs_beyond_the_deadline_passes_no_rule(self) -> None:
+        async def body(t: Any) -> None:
+            await t.connect()
+
+            async def keep_busy() -> None:
+                while True:
+                    time.sleep(0.005)  # noqa: ASYNC251
+                    await anyio.lowlevel.checkpoint()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(keep_busy)
+                with t.waiting(0.02) as scope:
+                    await anyio.sleep_forever()
+                tasks.cancel_scope.cancel()
+            t.fail_rule(given="a wait", expected="an answer", observed=f"nothing: {scope.cancelled_caught}")
+
+        judged = judge(Working, body, deadline=0.1)
+        self.assertEqual((judged.status, judged.observed), ("failed", "nothing: True"))
+
+    def test_a_provider_sees_that_there_is_a_deadline(self) -> None:
+        async def body(t: Any) -> None:
+            with t.waiting(30.0):
+                t.check(anyio.current_effective_deadline() < float("inf"), given="it", expected="a deadline", observed="none")
+
+        self.assertEqual(judge(Working, body, deadline=0.1).status, "passed")
+
+    def test_what_is_late_on_a_loop_that_runs_is_late(self) -> None:
+        async def body(t: Any) -> None:
+            began = time.monotonic()
+            with t.waiting(0.1) as scope:
+                await anyio.sleep(5)
+            t.check(not scope.cancelled_caught, given="a wait", expected="it is told", observed="it is not")
+            t.check(time.monotonic() - began > 5, given="a wait", expected="it is over", observed="it is not")
+
+        began = time.monotonic()
+        self.assertEqual(judge(Working, body).status, "failed")
+        self.assertLess(time.monotonic() - began, 4)
+
+    def test_on_a_loop_that_is_always_late_a_wait_has_an_end_too(self) -> None:
+        async def body(t: Any) -> None:
+            async def busy() -> None:
+                while True:
+                    time.sleep(0.005)  # noqa: ASYNC251
+                    await anyio.lowlevel.checkpoint()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(busy)
+                with t.waiting(0.02) as scope:
+                    await anyio.sleep_forever()
+                tasks.cancel_scope.cancel()
+            t.check(not scope.cancelled_caught, given="a wait", expected="it is told", observed="it is not")
+
+        self.assertEqual(judge(Working, body).status, "failed")
+
+
 class TestDeadline(unittest.TestCase):
     def test_a_call_that_hangs(self) -> None:
         async def hang(self: Any) -> None:
