@@ -827,8 +827,9 @@ class ConsumerContract(MessagingRules):
     async def test_con_19_stopping_leaves_the_rest(self, t: ConsumerTrial) -> None:
         """After `stop` no handler starts, those that ran were acknowledged, and every other message waits for the next consumer.
 
-        50 messages, stopped while the fifth is handled. What was fetched ahead may be held until `redeliver` is over. Catches
-        messages that were fetched ahead, and are lost or acknowledged with the others, and `stop` that does not wait.
+        50 messages, stopped while the fifth is handled, and one afterwards. What was fetched ahead may be held until `redeliver`
+        is over. Catches messages that were fetched ahead, and are lost or acknowledged with the others, and `stop` that does not
+        wait.
         """
         consumer = await t.connect()
         topic, free = t.key(), t.gate()
@@ -855,13 +856,14 @@ class ConsumerContract(MessagingRules):
         handled = worker.payloads()
         t.same(stopping.result(), len(handled), given="handlers that have ended once stop has returned, and all that have begun")
         second = await t.consume(consumer, topic)
-        rest = {b"%d" % number for number in range(50)} - set(handled)
+        await t.send(consumer, topic, b"50")  # What comes once more is before it.
+        rest = {b"%d" % number for number in range(51)} - set(handled)
         await second.until(lambda: rest <= set(second.payloads()), redeliveries=1)
         t.same(worker.payloads(), handled, given="the payloads of the stopped subscription, later")
         t.check_listing(
             map(bytes.decode, dict.fromkeys(second.payloads())),
             map(bytes.decode, rest),
-            "50 messages, to a consumer that stops and the next: what comes to that",
+            "51 messages, to a consumer that stops and the next: what comes to that",
         )
 
     @rule("CON-20", "stopping")
