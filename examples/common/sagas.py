@@ -8,12 +8,12 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from examples.common import arguments
-from omnitck.shared.exceptions import InvalidArgumentError, TooLargeError
+from omnitck.shared.exceptions import InvalidArgumentError, SagaAlreadyExistsError, TooLargeError
 from omnitck.shared.models import SagaLimits, SagaState, SagaStatus, SagaStepHistory
 
 __all__ = [
@@ -142,6 +142,16 @@ class Row:
             created_at=from_microseconds(span.created),
             updated_at=from_microseconds(span.updated),
         )
+
+    def columns(self) -> dict[str, object]:
+        """What a statement stores, by the name of its column; the version is the statement's own."""
+        return {name: value for name, value in asdict(self).items() if name != "version"}
+
+    def taken(self) -> SagaAlreadyExistsError:
+        """What creating it comes to, where its id or its correlation is another saga's."""
+        if self.correlation_id is None:
+            return SagaAlreadyExistsError(f"saga {self.saga_id!r} exists")
+        return SagaAlreadyExistsError(f"saga {self.saga_id!r} exists, or another one is about {self.correlation_id!r}")
 
 
 def scope(namespace: str | None, tenant_id: str | None) -> bytes:

@@ -30,7 +30,6 @@ from examples.common.sagas import (
 from examples.postgresql.connections import connected_now
 from examples.postgresql.transactions import TransactionalClient
 from omnitck.shared.exceptions import (
-    SagaAlreadyExistsError,
     SagaNotFoundError,
     SagaStateConflictError,
     TCKError,
@@ -109,9 +108,9 @@ class PostgreSQLSagas(TransactionalClient, Orchestrator):
     async def create_state(self, state: SagaState, *, tx: Any | None = None) -> SagaState:
         """Store *state* at version 1, in the transaction *tx* if there is one."""
         row = Row.of(state, self.limits)
-        created = await self._query(f"create_state {row.saga_id!r}", CREATE, tx=tx, **_columns(row))
+        created = await self._query(f"create_state {row.saga_id!r}", CREATE, tx=tx, **row.columns())
         if not created:
-            raise _taken(row)
+            raise row.taken()
         return row.at(1, Span(*map(to_microseconds, created[0])))
 
     async def get_state(self, saga_id: str) -> SagaState | None:
@@ -125,9 +124,9 @@ class PostgreSQLSagas(TransactionalClient, Orchestrator):
         row = Row.of(state, self.limits)
         what = f"update_state {row.saga_id!r}"
         try:
-            updated = await self._query(what, UPDATE, tx=tx, version=row.version, **_columns(row))
+            updated = await self._query(what, UPDATE, tx=tx, version=row.version, **row.columns())
         except _CorrelationTakenError:
-            raise _taken(row) from None
+            raise row.taken() from None
         if not updated:
             raise await self._why_not(what, row.saga_id, tx)
         return row.at(row.version + 1, Span(*map(to_microseconds, updated[0])))
@@ -213,24 +212,6 @@ class PostgreSQLSagas(TransactionalClient, Orchestrator):
 
 class _CorrelationTakenError(TCKError):
     """The index says so, which knows no saga's name."""
-
-
-def _taken(row: Row) -> SagaAlreadyExistsError:
-    if row.correlation_id is None:
-        return SagaAlreadyExistsError(f"saga {row.saga_id!r} exists")
-    return SagaAlreadyExistsError(f"saga {row.saga_id!r} exists, or another one is about {row.correlation_id!r}")
-
-
-def _columns(row: Row) -> dict[str, object]:
-    return {
-        "saga_id": row.saga_id,
-        "saga_type": row.saga_type,
-        "correlation_id": row.correlation_id,
-        "status": row.status,
-        "current_step": row.current_step,
-        "history": row.history,
-        "payload": row.payload,
-    }
 
 
 def _state(columns: tuple[Any, ...]) -> SagaState:

@@ -27,7 +27,7 @@ from examples.common.sagas import (
 )
 from examples.sqlite.connections import folder
 from examples.sqlite.transactions import Execute, TransactionalClient
-from omnitck.shared.exceptions import SagaAlreadyExistsError, SagaNotFoundError, SagaStateConflictError, UnsupportedError
+from omnitck.shared.exceptions import SagaNotFoundError, SagaStateConflictError, UnsupportedError
 from omnitck.shared.models import SagaLimits, SagaPage, SagaState
 
 __all__ = ["SQLiteSagas", "make_sagas"]
@@ -129,8 +129,8 @@ class SQLiteSagas(TransactionalClient, Orchestrator):
 
         def work(execute: Execute) -> SagaState:
             now = _now()
-            if not execute(CREATE, now=now, **_columns(row)):
-                raise _taken(row)
+            if not execute(CREATE, now=now, **row.columns()):
+                raise row.taken()
             return row.at(1, Span(now, now))
 
         return await self._atomically(f"create_state {row.saga_id!r}", work, tx)
@@ -148,9 +148,9 @@ class SQLiteSagas(TransactionalClient, Orchestrator):
 
         def work(execute: Execute) -> SagaState:
             try:
-                updated = execute(UPDATE, now=_now(), version=row.version, **_columns(row))
+                updated = execute(UPDATE, now=_now(), version=row.version, **row.columns())
             except sqlite3.IntegrityError:
-                raise _taken(row) from None
+                raise row.taken() from None
             if not updated:
                 raise _why_not(execute, row.saga_id)
             return row.at(row.version + 1, Span(*updated[0]))
@@ -243,24 +243,6 @@ def _why_not(execute: Execute, saga_id: str) -> SagaNotFoundError | SagaStateCon
     if not rows:
         return SagaNotFoundError(f"there is no saga {saga_id!r}")
     return SagaStateConflictError(f"saga {saga_id!r} is at version {rows[0][0]} by now")
-
-
-def _taken(row: Row) -> SagaAlreadyExistsError:
-    if row.correlation_id is None:
-        return SagaAlreadyExistsError(f"saga {row.saga_id!r} exists")
-    return SagaAlreadyExistsError(f"saga {row.saga_id!r} exists, or another one is about {row.correlation_id!r}")
-
-
-def _columns(row: Row) -> dict[str, object]:
-    return {
-        "saga_id": row.saga_id,
-        "saga_type": row.saga_type,
-        "correlation_id": row.correlation_id,
-        "status": row.status,
-        "current_step": row.current_step,
-        "history": row.history,
-        "payload": row.payload,
-    }
 
 
 def _state(columns: tuple[Any, ...]) -> SagaState:

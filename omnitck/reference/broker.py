@@ -9,10 +9,9 @@ import asyncio
 import math
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -286,17 +285,7 @@ class BrokerClient(MemoryClient[MemoryBroker]):
         """A copy of *headers*."""
         if headers is None:
             return {}
-        if not isinstance(headers, Mapping):
-            raise InvalidArgumentError(f"topic {topic!r}: headers are a mapping, not {type(headers).__name__}")
-        copied: dict[Any, Any] = dict(headers)
-        for each in [*copied, *copied.values()]:
-            if not isinstance(each, str) or not is_unicode(each):
-                raise InvalidArgumentError(f"topic {topic!r}: headers are text, without surrogates")
-        if any(not name for name in copied):
-            raise InvalidArgumentError(f"topic {topic!r}: a header has a name")
-        if len(copied) > self.numbers().headers:
-            raise InvalidArgumentError(f"topic {topic!r}: more than {self.numbers().headers} headers")
-        return copied
+        return self.check_headers(topic, headers, self.numbers().headers)
 
     def numbers(self) -> DelayLimits:
         """The numbers of the broker."""

@@ -3,11 +3,13 @@
 Every operation takes one turn of the event loop, as a real one would, and then happens at once.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
+import anyio
+import anyio.abc
 import anyio.lowlevel
 
 from omnitck.shared.clock import Clock, SystemClock
@@ -21,7 +23,7 @@ from omnitck.shared.exceptions import (
 )
 from omnitck.shared.models import Limits
 
-__all__ = ["Cell", "MemoryClient", "MemoryServer", "is_unicode"]
+__all__ = ["Cell", "Hosting", "MemoryClient", "MemoryServer", "is_unicode"]
 
 
 class Cell(NamedTuple):
@@ -156,6 +158,20 @@ class MemoryClient(Generic[Server]):
             distinct[str(key)] = None
         return list(distinct)
 
+    def check_headers(self, topic: str, headers: object, most: int) -> dict[str, str]:
+        """A copy of the *headers* of a message; refuses what are none, or more than *most*."""
+        if not isinstance(headers, Mapping):
+            raise InvalidArgumentError(f"topic {topic!r}: headers are a mapping, not {type(headers).__name__}")
+        copied: dict[Any, Any] = dict(headers)
+        for each in [*copied, *copied.values()]:
+            if not isinstance(each, str) or not is_unicode(each):
+                raise InvalidArgumentError(f"topic {topic!r}: headers are text, without surrogates")
+        if any(not name for name in copied):
+            raise InvalidArgumentError(f"topic {topic!r}: a header has a name")
+        if len(copied) > most:
+            raise InvalidArgumentError(f"topic {topic!r}: more than {most} headers")
+        return copied
+
     def check_size(self, key: str, size: int) -> None:
         """Refuse more bytes than the backend would hold."""
         if size > self.limits.value_bytes:
@@ -208,6 +224,31 @@ class MemoryClient(Generic[Server]):
     def remove(self, key: str, *arguments: Any, **keywords: Any) -> None:
         """Remove what is under *key*, if anything."""
         self.backend.remove(self.cell(key))
+
+
+class Hosting(MemoryClient[Server]):
+    """A client with tasks of its own: `async with` lets them run, until the last such block ends."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.entered = 0
+        self.tasks: anyio.abc.TaskGroup
+
+    async def __aenter__(self) -> Self:
+        self.entered += 1
+        if self.entered == 1:
+            self.tasks = anyio.create_task_group()
+            await self.tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            await self.close()
+        finally:
+            self.entered -= 1
+            if not self.entered:
+                self.tasks.cancel_scope.cancel()
+                await self.tasks.__aexit__(None, None, None)
 
 
 def is_unicode(text: str) -> bool:

@@ -2,14 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import anyio
 import anyio.abc
 
 from omnitck.reference.broker import DEFAULT_GROUP, BrokerClient, Entry, MemoryBroker
-from omnitck.reference.client import Cell
+from omnitck.reference.client import Cell, Hosting
 from omnitck.shared.exceptions import ClosedError, InvalidArgumentError
 from omnitck.shared.models import ConsumedMessage, ProcessingOutcome
 
@@ -145,7 +144,7 @@ class MemorySubscription:
         self.client.backend.finish(self.cell, self.group, entry)
 
 
-class MemoryConsumer(BrokerClient):
+class MemoryConsumer(Hosting[MemoryBroker], BrokerClient):
     """One client of the broker: `async with` lets its handlers run."""
 
     everything = CAPABILITIES
@@ -157,24 +156,6 @@ class MemoryConsumer(BrokerClient):
         super().__init__(*arguments, **keywords)
         self.subscriptions: list[MemorySubscription] = []
         self.gone = False
-        self.entered = 0
-        self.tasks: anyio.abc.TaskGroup
-
-    async def __aenter__(self) -> Self:
-        self.entered += 1
-        if self.entered == 1:
-            self.tasks = anyio.create_task_group()
-            await self.tasks.__aenter__()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            await self.close()
-        finally:
-            self.entered -= 1
-            if not self.entered:
-                self.tasks.cancel_scope.cancel()
-                await self.tasks.__aexit__(None, None, None)
 
     async def subscribe(
         self,

@@ -6,13 +6,13 @@
 import math
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import anyio
 import anyio.abc
 
 from omnitck.reference.broker import Changes
-from omnitck.reference.client import Cell, MemoryClient, MemoryServer
+from omnitck.reference.client import Cell, Hosting, MemoryServer
 from omnitck.shared.exceptions import (
     ClosedError,
     InvalidArgumentError,
@@ -286,7 +286,7 @@ class MemoryLock:
             self.client.need("blocking_acquire")
 
 
-class MemoryLockManager(MemoryClient[MemoryLockServer]):
+class MemoryLockManager(Hosting[MemoryLockServer]):
     """One client. It implements `LockManagerProtocol` and every capability that it is told to declare.
 
     `async with` lets it renew leases by itself, until the end of that.
@@ -302,24 +302,6 @@ class MemoryLockManager(MemoryClient[MemoryLockServer]):
         super().__init__(*arguments, **keywords)
         self.renewals: dict[anyio.CancelScope, anyio.Event] = {}
         """What ends each renewal that goes on, and what is set when it has ended."""
-        self.entered = 0
-        self.tasks: anyio.abc.TaskGroup
-
-    async def __aenter__(self) -> Self:
-        self.entered += 1
-        if self.entered == 1:
-            self.tasks = anyio.create_task_group()
-            await self.tasks.__aenter__()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            await self.close()
-        finally:
-            self.entered -= 1
-            if not self.entered:
-                self.tasks.cancel_scope.cancel()
-                await self.tasks.__aexit__(None, None, None)
 
     def get_lock(self, lock_name: str, ttl: float, *, auto_renew: bool = False, at_least: float = 0.0) -> MemoryLock:
         """See `LockManagerProtocol.get_lock`, `AutoRenew.get_lock` and `HoldAtLeast.get_lock`."""

@@ -6,7 +6,7 @@ waits, so that the numbers of an aggregate become visible in their order. An app
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import zip_longest
@@ -17,7 +17,7 @@ import anyio
 import anyio.abc
 
 from omnitck.reference.broker import Changes
-from omnitck.reference.client import Cell, MemoryClient, MemoryServer, is_unicode
+from omnitck.reference.client import Cell, MemoryClient, MemoryServer
 from omnitck.shared.exceptions import (
     ClosedError,
     ConflictError,
@@ -566,18 +566,7 @@ class MemoryOutboxStorage(MemoryClient[MemoryOutbox]):
 
     def checked_headers(self, topic: str, headers: object) -> dict[str, str]:
         """A copy of *headers*."""
-        if not isinstance(headers, Mapping):
-            raise InvalidArgumentError(f"topic {topic!r}: headers are a mapping, not {type(headers).__name__}")
-        copied: dict[Any, Any] = dict(headers)
-        for each in [*copied, *copied.values()]:
-            if not isinstance(each, str) or not is_unicode(each):
-                raise InvalidArgumentError(f"topic {topic!r}: headers are text, without surrogates")
-        if any(not name for name in copied):
-            raise InvalidArgumentError(f"topic {topic!r}: a header has a name")
-        most = OutboxLimits.adopted(self.limits).headers
-        if len(copied) > most:
-            raise InvalidArgumentError(f"topic {topic!r}: more than {most} headers")
-        return copied
+        return self.check_headers(topic, headers, OutboxLimits.adopted(self.limits).headers)
 
     def check_stored(self, event: object) -> None:
         """Refuse what was not given out by `save_event`, a listing or a claim."""
