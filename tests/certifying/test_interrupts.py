@@ -65,6 +65,12 @@ class TestStuck(TestSlow):
 """
 
 
+def _as_in_a_terminal() -> None:
+    """What a shell starts in the background is deaf to these, and so is what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def lives(process: int) -> bool:
     with suppress(OSError):
         os.kill(process, 0)
@@ -86,6 +92,7 @@ class TestInterrupted(unittest.TestCase):
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_as_in_a_terminal,
         )
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
